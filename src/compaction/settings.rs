@@ -1,0 +1,143 @@
+//! The settings of the compaction service, typed and validated. `config` builds them; nothing here reads a file.
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::merge::MergeOptions;
+use crate::partition::PartitionId;
+
+/// Everything the manager and its jobs need to know.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CompactionSettings {
+    pub enabled: bool,
+    /// Databases that are never compacted, by exact name.
+    pub exclude_databases: Vec<String>,
+    /// Partitions worked on at the same time.
+    pub max_concurrent_jobs: NonZeroUsize,
+    pub lock_ttl: Duration,
+    /// Where jobs keep their private folders.
+    pub temp_dir: PathBuf,
+    /// Bytes that all jobs together may use in `temp_dir`. `None`: what the disk has.
+    pub max_temp_bytes: Option<u64>,
+    /// After this long a cycle starts no further job. `None`: no limit.
+    pub cycle_timeout: Option<Duration>,
+    pub isolation: Isolation,
+    /// Memory for all merges together. `None`: derived from the cgroup or host.
+    pub memory_limit_bytes: Option<u64>,
+    /// Threads for all merges together. `None`: derived from the cgroup or host.
+    pub threads: Option<NonZeroUsize>,
+    /// Records below the head are kept this long.
+    pub record_retention: Duration,
+    /// What holds for every partition that no override names.
+    pub partition: PartitionSettings,
+    /// In file order; the last match wins, key by key.
+    pub overrides: Vec<PartitionOverride>,
+}
+
+/// Where merges run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Isolation {
+    /// Each in a child process of its own.
+    Process,
+    /// In this process, for embedders and tests.
+    InProcess,
+}
+
+/// What may differ from partition to partition.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PartitionSettings {
+    pub policy: PolicySettings,
+    pub merge: MergeOptions,
+}
+
+/// What the policy decides by.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PolicySettings {
+    /// A partition is left alone until this long after the *start* of its hour. 0: the current hour is allowed.
+    pub min_age: Duration,
+    /// Raw files that make a compaction worth while.
+    pub min_files: usize,
+    /// Raw files younger than this (by storage's last-modified) are left out: their writer may not be done.
+    pub settle: Duration,
+    /// Fewer late files than `min_files` are compacted once the oldest has waited this long.
+    pub late_data_max_wait: Duration,
+    /// Compacted files join a late merge when the late bytes are at least this fraction of theirs.
+    pub late_rewrite_ratio: f64,
+    /// More compacted files than this below the target size are merged together.
+    pub max_side_files: usize,
+    /// Compacted files of this size or more are never rewritten.
+    pub target_file_size_bytes: u64,
+}
+
+/// Settings for the partitions that a pattern names. Absent keys keep what an earlier match or the default says.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PartitionOverride {
+    /// A name, or `*` for every database.
+    pub database: String,
+    /// A name, or `*` for every measurement.
+    pub measurement: String,
+    /// Applies the override's keys.
+    pub set: PartitionPatch,
+}
+
+/// The keys that an override may set.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct PartitionPatch {
+    pub min_age: Option<Duration>,
+    pub min_files: Option<usize>,
+    pub settle: Option<Duration>,
+    pub late_data_max_wait: Option<Duration>,
+    pub late_rewrite_ratio: Option<f64>,
+    pub max_side_files: Option<usize>,
+    pub target_file_size_bytes: Option<u64>,
+    pub compression: Option<crate::merge::Compression>,
+    pub parquet_version: Option<crate::merge::ParquetVersion>,
+    pub row_group_size: Option<NonZeroUsize>,
+    pub sort_by: Option<Vec<String>>,
+    pub time_column: Option<String>,
+    pub verify: Option<crate::merge::Verify>,
+}
+
+impl CompactionSettings {
+    /// The settings that hold for one partition: the defaults, then every matching override in order.
+    #[must_use]
+    pub fn for_partition(&self, partition: &PartitionId) -> PartitionSettings {
+        let mut settings = self.partition.clone();
+        for o in &self.overrides {
+            if matches(&o.database, partition.database()) && matches(&o.measurement, partition.measurement()) {
+                o.set.apply(&mut settings);
+            }
+        }
+        settings
+    }
+}
+
+fn matches(pattern: &str, name: &str) -> bool {
+    pattern == "*" || pattern == name
+}
+
+impl PartitionPatch {
+    fn apply(&self, to: &mut PartitionSettings) {
+        fn set<T: Clone>(slot: &mut T, value: Option<&T>) {
+            if let Some(value) = value {
+                slot.clone_from(value);
+            }
+        }
+        let (policy, merge) = (&mut to.policy, &mut to.merge);
+        set(&mut policy.min_age, self.min_age.as_ref());
+        set(&mut policy.min_files, self.min_files.as_ref());
+        set(&mut policy.settle, self.settle.as_ref());
+        set(&mut policy.late_data_max_wait, self.late_data_max_wait.as_ref());
+        set(&mut policy.late_rewrite_ratio, self.late_rewrite_ratio.as_ref());
+        set(&mut policy.max_side_files, self.max_side_files.as_ref());
+        set(&mut policy.target_file_size_bytes, self.target_file_size_bytes.as_ref());
+        set(&mut merge.target_file_size_bytes, self.target_file_size_bytes.as_ref());
+        set(&mut merge.compression, self.compression.as_ref());
+        set(&mut merge.parquet_version, self.parquet_version.as_ref());
+        set(&mut merge.row_group_size, self.row_group_size.as_ref());
+        set(&mut merge.sort_by, self.sort_by.as_ref());
+        set(&mut merge.time_column, self.time_column.as_ref());
+        set(&mut merge.verify, self.verify.as_ref());
+    }
+}

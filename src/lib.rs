@@ -1,0 +1,5 @@
+//! Arc's compaction service: merges the many small Parquet files of each finished hour into few large, sorted ones.
+
+pub mod clock;
+pub mod merge;
+pub mod partition;
