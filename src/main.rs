@@ -1,1 +1,7 @@
-fn main() {}
+//! The `arc` program: parses arguments, runs one command.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    arc::cli::main()
+}

@@ -25,6 +25,9 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
+/// Key of the Parquet key-value metadata under which an output names its inputs, as a JSON array of file names.
+pub const LINEAGE_INPUTS_KEY: &str = "arc.inputs";
+
 /// Merges files. Two implementations: in this process, and in a child process.
 #[async_trait]
 pub trait MergeEngine: Send + Sync + fmt::Debug {

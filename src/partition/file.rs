@@ -62,13 +62,15 @@ pub struct CompactedName {
 }
 
 const UNIQUE_DIGITS: usize = 12;
+/// How much of a measurement's name goes into the names of files and jobs.
+const MEASUREMENT_BYTES_IN_NAMES: usize = 120;
 const COMPACTED_SUFFIX: &str = "_compacted.parquet";
 
 impl CompactedName {
     /// The name without part and suffix, from which the names of all outputs of an attempt are built.
     #[must_use]
     pub fn stem(partition: &PartitionId, generation: Generation, unique: &str) -> String {
-        format!("{}_{}_g{generation}_{unique}", partition.measurement(), partition.hour().compact())
+        format!("{}_g{generation}_{unique}", name_prefix(partition))
     }
 
     /// The name of output `part` (1-based) of `parts`.
@@ -81,7 +83,7 @@ impl CompactedName {
     #[must_use]
     pub fn parse(partition: &PartitionId, name: &str) -> Option<Self> {
         let rest = name.strip_suffix(COMPACTED_SUFFIX)?;
-        let rest = rest.strip_prefix(&format!("{}_{}_g", partition.measurement(), partition.hour().compact()))?;
+        let rest = rest.strip_prefix(&name_prefix(partition))?.strip_prefix("_g")?;
         let mut fields = rest.split('_');
         let generation = canonical_number(fields.next()?)?;
         let unique = fields.next()?;
@@ -94,6 +96,17 @@ impl CompactedName {
             && fields.next().is_none();
         well_formed.then(|| Self { generation: Generation(generation), unique: unique.to_owned(), part })
     }
+}
+
+/// `{measurement}_{YYYYMMDD}_{HH}`. A measurement so long that the name would not fit into the 255 bytes that file systems
+/// allow is cut short; the folder that the file lies in still says which one it is.
+fn name_prefix(partition: &PartitionId) -> String {
+    format!("{}_{}", short(partition.measurement()), partition.hour().compact())
+}
+
+/// The first [`MEASUREMENT_BYTES_IN_NAMES`] bytes of a measurement, at most, cut at a character's border.
+pub(crate) fn short(measurement: &str) -> &str {
+    &measurement[..measurement.floor_char_boundary(MEASUREMENT_BYTES_IN_NAMES)]
 }
 
 /// A positive number without sign or leading zeros, so that every number has one spelling.
@@ -117,7 +130,7 @@ impl FileKind {
 /// Whether `name` is a plain file name: what a record may name, and nothing that could leave the partition's folder.
 #[must_use]
 pub fn is_plain_file_name(name: &str) -> bool {
-    !matches!(name, "" | "." | "..") && !name.chars().any(|c| c.is_ascii_control() || matches!(c, '/' | '\\'))
+    !matches!(name, "" | "." | "..") && !name.chars().any(|c| c.is_control() || matches!(c, '/' | '\\'))
 }
 
 #[cfg(test)]
@@ -143,6 +156,14 @@ mod tests {
                 assert_eq!(FileKind::of(&p, &name), FileKind::Ours(Generation(12)));
             }
         }
+    }
+
+    #[test]
+    fn names_of_very_long_measurements_fit_into_a_file_name_and_parse_back() {
+        let p = partition(&"ü".repeat(127));
+        let name = CompactedName::from_stem(&CompactedName::stem(&p, Generation(u64::MAX), "9f3a51c2b7d0"), 999, 999);
+        assert!(name.len() <= 255, "{}", name.len());
+        assert_eq!(FileKind::of(&p, &name), FileKind::Ours(Generation(u64::MAX)));
     }
 
     #[test]

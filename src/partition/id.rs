@@ -56,7 +56,7 @@ pub enum NameError {
     /// The name is empty, `.` or `..`.
     #[error("the name {0:?} is not usable as a folder")]
     NotAFolder(String),
-    /// The name has a slash or a control character.
+    /// The name has a slash, a backslash or a control character.
     #[error("the name {name:?} contains {found:?}, which a path segment must not contain")]
     Character {
         /// The name as given.
@@ -168,7 +168,7 @@ fn check_name(name: &str) -> Result<(), NameError> {
     if matches!(name, "" | "." | "..") {
         return Err(NameError::NotAFolder(name.to_owned()));
     }
-    if let Some(found) = name.chars().find(|c| c.is_ascii_control() || *c == '/') {
+    if let Some(found) = name.chars().find(|c| c.is_control() || matches!(c, '/' | '\\')) {
         return Err(NameError::Character { name: name.to_owned(), found });
     }
     if name.starts_with(RESERVED_PREFIX) {
@@ -189,7 +189,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn path_and_id_are_inverses(database in "[^/\\p{Cc}]{1,12}", measurement in "[^/\\p{Cc}]{1,12}", hour in hours()) {
+        fn path_and_id_are_inverses(database in "[^/\\\\\\p{Cc}]{1,12}", measurement in "[^/\\\\\\p{Cc}]{1,12}", hour in hours()) {
             prop_assume!(check_name(&database).is_ok() && check_name(&measurement).is_ok());
             let id = PartitionId::new(&database, &measurement, hour).unwrap();
             prop_assert_eq!(id.to_string().parse::<PartitionId>().unwrap(), id);
@@ -216,7 +216,7 @@ mod tests {
     #[test]
     fn names_that_are_no_folder_or_are_reserved_are_refused() {
         let hour = Hour::from_ymdh(2025, 10, 8, 14).unwrap();
-        for bad in ["", ".", "..", "a/b", "a\nb", "a\0b", "_compaction", "_compaction_staging"] {
+        for bad in ["", ".", "..", "a/b", "a\\b", "a\nb", "a\0b", "_compaction", "_compaction_staging"] {
             assert!(PartitionId::new(bad, "cpu", hour).is_err(), "{bad:?} as database");
             assert!(PartitionId::new("db", bad, hour).is_err(), "{bad:?} as measurement");
         }

@@ -14,6 +14,7 @@ mod file;
 mod id;
 mod listing;
 
+pub(crate) use file::short;
 pub use file::{CompactedName, DataFile, FileKind, Generation, is_plain_file_name};
 pub use id::{Hour, NameError, PartitionId, PartitionPathError, RESERVED_PREFIX};
 pub use listing::{Listing, RecordEntry};

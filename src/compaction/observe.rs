@@ -1,0 +1,107 @@
+//! Seeing a partition: its head, and a LIST made after the head was read.
+//!
+//! The order matters. A listing older than the head could miss files that the head names; a listing newer than the head
+//! can only show more than the head knows, and then the newer record is in the listing, too, and we look again.
+
+use std::fmt;
+
+use super::record::{Head, Record, RecordError};
+use crate::partition::{Generation, Listing, PartitionId};
+use crate::storage::{Storage, StorageError};
+
+/// How often a partition that keeps changing is looked at again before giving up. Each change is somebody's progress.
+const MAX_LOOKS: usize = 8;
+
+/// A consistent view: every live file of the head is in the listing with its size, and no newer record is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct View {
+    pub head: Head,
+    pub listing: Listing,
+}
+
+/// Why a partition could not be seen.
+#[derive(Debug, thiserror::Error)]
+pub enum ObserveError {
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// Fail closed: nothing is decided or deleted here until a person has looked.
+    #[error("record {name} of {partition} cannot be used: {source}")]
+    BadRecord { partition: PartitionId, name: String, source: RecordError },
+    /// Fail closed.
+    #[error("{partition}: the newest record (generation {generation}) says that {file} counts, and it is {state}")]
+    LiveFileMissing { partition: PartitionId, generation: Generation, file: String, state: MissingState },
+    /// Others keep changing the partition; the next cycle looks again.
+    #[error("{partition} changed {MAX_LOOKS} times while it was being read")]
+    Unsettled { partition: PartitionId },
+}
+
+/// How a live file is missing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MissingState {
+    Absent,
+    OtherSize { expected: u64, found: u64 },
+}
+
+impl fmt::Display for MissingState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Absent => f.write_str("not there"),
+            Self::OtherSize { expected, found } => write!(f, "{found} bytes long instead of {expected}"),
+        }
+    }
+}
+
+/// R0: the newest record. Reads again when the record changes or vanishes between LIST and GET.
+pub async fn read_head(storage: &Storage, partition: &PartitionId) -> Result<Head, ObserveError> {
+    for _ in 0..MAX_LOOKS {
+        let records = storage.list_records(partition).await?;
+        let Some(newest) = records.iter().max_by_key(|r| r.generation) else { return Ok(Head::none()) };
+        match storage.get_record(partition, &newest.name).await {
+            Ok(fetched) if fetched.etag == newest.etag => {
+                let record = Record::parse(&fetched.bytes, newest.generation).map_err(|source| {
+                    ObserveError::BadRecord { partition: partition.clone(), name: newest.name.clone(), source }
+                })?;
+                return Ok(Head::of(record, fetched.etag));
+            }
+            Ok(_) | Err(StorageError::NotFound { .. }) => {}
+            Err(other) => return Err(other.into()),
+        }
+    }
+    Err(ObserveError::Unsettled { partition: partition.clone() })
+}
+
+/// J1, C1: head, then LIST. A live file that is missing from the listing is an error only if the head is still the same
+/// afterwards.
+pub async fn observe(storage: &Storage, partition: &PartitionId) -> Result<View, ObserveError> {
+    let mut head = read_head(storage, partition).await?;
+    for _ in 0..MAX_LOOKS {
+        let listing = storage.list_partition(partition).await?;
+        let newest = listing.records.iter().map(|r| r.generation).max().unwrap_or_default();
+        if newest == head.generation() {
+            let Some((file, state)) = first_missing(&head, &listing) else { return Ok(View { head, listing }) };
+            let again = read_head(storage, partition).await?;
+            if again == head {
+                let (partition, generation) = (partition.clone(), head.generation());
+                return Err(ObserveError::LiveFileMissing { partition, generation, file, state });
+            }
+            head = again;
+        } else {
+            head = read_head(storage, partition).await?;
+        }
+    }
+    Err(ObserveError::Unsettled { partition: partition.clone() })
+}
+
+/// The first live file of the head that the listing does not show with its size.
+fn first_missing(head: &Head, listing: &Listing) -> Option<(String, MissingState)> {
+    head.live().iter().find_map(|live| {
+        let state = match listing.data.iter().find(|f| f.name == live.name) {
+            None => MissingState::Absent,
+            Some(f) if f.size_bytes != live.size_bytes => {
+                MissingState::OtherSize { expected: live.size_bytes, found: f.size_bytes }
+            }
+            Some(_) => return None,
+        };
+        Some((live.name.clone(), state))
+    })
+}

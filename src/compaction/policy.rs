@@ -1,0 +1,128 @@
+//! The policy: which partitions are worth compacting, and which of their files. Pure.
+//!
+//! ```text
+//! raw files only                 >= min_files of them                     merge them all
+//! raw beside compacted (late)    >= min_files, or waited long enough      merge them among themselves; small compacted
+//!                                                                         files join when the late bytes are worth it
+//! many small compacted files     written by > max_side_files attempts     merge those
+//! ```
+//!
+//! A row is rewritten a bounded number of times, because a compacted file joins only when the late data is a fair part of
+//! it or when several side files have piled up; and a partition's file count stays bounded, because side files do pile up
+//! to a merge. Two rules keep a finished partition finished (I6): the outputs of one attempt count as one side file
+//! however many parts they have, and files of half the target size or more are never rewritten.
+
+use std::collections::BTreeSet;
+
+use chrono::{DateTime, Utc};
+
+use super::observe::View;
+use super::plan::{Decision, Plan, SkipReason, Trigger};
+use super::settings::PolicySettings;
+use crate::partition::{CompactedName, DataFile, FileKind, PartitionId};
+
+/// Decides for one partition at one moment.
+#[must_use]
+pub fn decide(partition: &PartitionId, view: &View, settings: &PolicySettings, now: DateTime<Utc>) -> Decision {
+    let ready_at = partition.hour().start() + settings.min_age;
+    if now < ready_at {
+        return Decision::Skip(SkipReason::TooYoung { ready_at });
+    }
+    let files = Files::sort_out(partition, view, settings, now);
+    match files.choose(settings, now) {
+        Ok((trigger, mut inputs)) => {
+            inputs.sort_by(|a, b| a.name.cmp(&b.name));
+            let generation = view.head.generation().next();
+            Decision::Compact(Plan { partition: partition.clone(), generation, trigger, inputs })
+        }
+        Err(reason) => Decision::Skip(reason),
+    }
+}
+
+/// The counting files of a partition, by the part they play.
+struct Files<'a> {
+    /// Raw, and quiet for long enough.
+    raw: Vec<&'a DataFile>,
+    /// Raw, but so young that the writer may not be done with it.
+    settling: usize,
+    /// Compacted, by us or anybody.
+    compacted: usize,
+    /// Compacted and small enough to be rewritten, smallest first.
+    small: Vec<&'a DataFile>,
+    /// How many attempts wrote `small`.
+    small_attempts: usize,
+}
+
+impl<'a> Files<'a> {
+    fn sort_out(partition: &PartitionId, view: &'a View, settings: &PolicySettings, now: DateTime<Utc>) -> Self {
+        let (raw, compacted): (Vec<_>, Vec<_>) =
+            view.listing.data.iter().filter(|f| view.head.counts(f)).partition(|f| f.kind == FileKind::Raw);
+        let listed = raw.len();
+        let raw: Vec<_> = raw.into_iter().filter(|f| f.last_modified + settings.settle <= now).collect();
+        let mut small: Vec<_> =
+            compacted.iter().copied().filter(|f| f.size_bytes < settings.target_file_size_bytes / 2).collect();
+        small.sort_by(|a, b| (a.size_bytes, &a.name).cmp(&(b.size_bytes, &b.name)));
+        let attempts: BTreeSet<String> = small.iter().map(|f| attempt_of(partition, f)).collect();
+        Self {
+            settling: listed - raw.len(),
+            raw,
+            compacted: compacted.len(),
+            small,
+            small_attempts: attempts.len(),
+        }
+    }
+
+    fn choose(&self, settings: &PolicySettings, now: DateTime<Utc>) -> Result<(Trigger, Vec<DataFile>), SkipReason> {
+        let too_many_side_files = self.small_attempts > settings.max_side_files;
+        let trigger = if self.raw.len() >= settings.min_files {
+            if self.compacted == 0 { Trigger::First } else { Trigger::LateFiles }
+        } else if self.compacted > 0 && self.waited_until(settings).is_some_and(|t| t <= now) {
+            Trigger::LateFilesWaited
+        } else if too_many_side_files {
+            Trigger::SideFiles
+        } else if self.raw.is_empty() && self.settling == 0 && self.compacted > 0 {
+            return Err(self.nothing_to_gain());
+        } else {
+            return Err(SkipReason::TooFewFiles {
+                have: self.raw.len(),
+                need: settings.min_files,
+                settling: self.settling,
+                waits_until: if self.compacted > 0 { self.waited_until(settings) } else { None },
+            });
+        };
+        let joining = if too_many_side_files { &self.small[..] } else { self.worth_joining(settings) };
+        let inputs: Vec<DataFile> = self.raw.iter().chain(joining).map(|f| (*f).clone()).collect();
+        if inputs.len() < 2 { Err(self.nothing_to_gain()) } else { Ok((trigger, inputs)) }
+    }
+
+    /// When the oldest raw file will have waited long enough to be merged without company.
+    fn waited_until(&self, settings: &PolicySettings) -> Option<DateTime<Utc>> {
+        self.raw.iter().map(|f| f.last_modified).min().map(|oldest| oldest + settings.late_data_max_wait)
+    }
+
+    /// The smallest compacted files, as many as the late bytes are worth rewriting.
+    fn worth_joining(&self, settings: &PolicySettings) -> &[&'a DataFile] {
+        #[allow(clippy::cast_precision_loss, reason = "a threshold of policy, not a count")]
+        let late_bytes = self.raw.iter().map(|f| f.size_bytes).sum::<u64>() as f64;
+        let mut joined_bytes = 0;
+        let worth = self.small.iter().take_while(|f| {
+            joined_bytes += f.size_bytes;
+            #[allow(clippy::cast_precision_loss, reason = "a threshold of policy, not a count")]
+            let cost = joined_bytes as f64 * settings.late_rewrite_ratio;
+            late_bytes >= cost
+        });
+        &self.small[..worth.count()]
+    }
+
+    fn nothing_to_gain(&self) -> SkipReason {
+        SkipReason::NothingToGain { raw_files: self.raw.len() + self.settling, compacted_files: self.compacted }
+    }
+}
+
+/// What tells apart the attempts that wrote compacted files. Files that others compacted stand for themselves.
+fn attempt_of(partition: &PartitionId, file: &DataFile) -> String {
+    CompactedName::parse(partition, &file.name).map_or_else(|| file.name.clone(), |ours| ours.unique)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,251 @@
+//! Looking through storage for partitions with work. Read-only; memory does not grow with the number of objects.
+//!
+//! One flat LIST per measurement, grouped by hour on the fly. A partition's head is read only where the listing alone
+//! cannot say that it is at rest, so an idle cycle costs little more than its LIST pages.
+
+use std::sync::Arc;
+
+use futures::stream::{self, BoxStream, StreamExt};
+use serde::Serialize;
+
+use super::job::{JobEnv, missing_sort_column};
+use super::observe::{ObserveError, View, observe};
+use super::plan::{Decision, Plan, SkipReason};
+use super::policy;
+use super::record::Head;
+use super::recovery::{NextStep, next_step};
+use super::report::{Problem, Skipped};
+use super::settle::tidy_plan;
+use crate::partition::{FileKind, Listing, PartitionId};
+use crate::storage::{Scanned, StorageError};
+
+/// Partitions that are looked at at the same time during a scan.
+const LOOKS_AT_ONCE: usize = 16;
+
+/// Which part of storage to look at. The default is everything.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Scope {
+    pub database: Option<String>,
+    pub measurement: Option<String>,
+    /// One partition; the other two are then ignored.
+    pub partition: Option<PartitionId>,
+}
+
+/// A partition with work.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Candidate {
+    pub partition: PartitionId,
+    pub work: Work,
+}
+
+/// What there is to do.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Work {
+    /// Files to merge.
+    Compact(Plan),
+    /// Only leftovers of an earlier attempt to clear away, as far as can be seen before that is done.
+    Recover,
+}
+
+impl Candidate {
+    #[must_use]
+    pub fn file_count(&self) -> usize {
+        match &self.work {
+            Work::Compact(plan) => plan.inputs.len(),
+            Work::Recover => 0,
+        }
+    }
+
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        match &self.work {
+            Work::Compact(plan) => plan.input_bytes(),
+            Work::Recover => 0,
+        }
+    }
+
+    /// In the shape that the API and `--json` show.
+    #[must_use]
+    pub fn to_report(&self) -> CandidateReport {
+        let (files, trigger) = match &self.work {
+            Work::Compact(plan) => (plan.inputs.iter().map(|f| f.name.clone()).collect(), Some(plan.trigger)),
+            Work::Recover => (Vec::new(), None),
+        };
+        CandidateReport {
+            database: self.partition.database().to_owned(),
+            measurement: self.partition.measurement().to_owned(),
+            partition_path: self.partition.path_in_database(),
+            file_count: self.file_count(),
+            bytes: self.bytes(),
+            trigger,
+            unfinished: self.work == Work::Recover,
+            files,
+        }
+    }
+}
+
+/// A candidate, as shown.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct CandidateReport {
+    pub database: String,
+    pub measurement: String,
+    /// Relative to the database.
+    pub partition_path: String,
+    pub file_count: usize,
+    pub bytes: u64,
+    pub trigger: Option<super::plan::Trigger>,
+    /// Leftovers of an earlier attempt are to be cleared away first; what else there is shows then.
+    pub unfinished: bool,
+    pub files: Vec<String>,
+}
+
+/// What a scan says about one place in storage.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Finding {
+    Candidate(Candidate),
+    Skipped(Skipped),
+    /// This place could not be looked at; the others are not affected.
+    Problem(Problem),
+    /// A folder that is not an hour of a measurement. Never touched.
+    Unrecognised(String),
+}
+
+/// Looks at everything in scope.
+pub fn scan(env: Arc<JobEnv>, scope: Scope) -> BoxStream<'static, Finding> {
+    if let Some(partition) = scope.partition {
+        return stream::once(async move {
+            match env.storage.list_partition(&partition).await {
+                Ok(listing) => look(&env, partition, listing).await,
+                Err(error) => problem(&partition, &error),
+            }
+        })
+        .boxed();
+    }
+    let looking = Arc::clone(&env);
+    databases(Arc::clone(&env), scope.database)
+        .flat_map(move |database| match database {
+            Ok(database) => measurements(Arc::clone(&env), database, scope.measurement.clone()),
+            Err(finding) => one(Err(finding)),
+        })
+        .map(move |found| {
+            let env = Arc::clone(&looking);
+            async move {
+                match found {
+                    Ok(Scanned::Partition(partition, listing)) => look(&env, partition, listing).await,
+                    Ok(Scanned::Unrecognised { path }) => Finding::Unrecognised(path),
+                    Err(finding) => finding,
+                }
+            }
+        })
+        .buffered(LOOKS_AT_ONCE)
+        .boxed()
+}
+
+/// Something found on the way down, or a finding that ends it there.
+type Found<T> = Result<T, Finding>;
+
+fn one<T: Send + 'static>(item: Found<T>) -> BoxStream<'static, Found<T>> {
+    stream::once(async move { item }).boxed()
+}
+
+fn databases(env: Arc<JobEnv>, only: Option<String>) -> BoxStream<'static, Found<String>> {
+    stream::once(async move {
+        let found = match only {
+            Some(database) => Ok(vec![database]),
+            None => env.storage.databases().await,
+        };
+        let items: Vec<Found<String>> = match found {
+            Err(error) => vec![Err(problem(&env.storage.location(), &error))],
+            Ok(names) => names.into_iter().map(|name| not_excluded(&env, name)).collect(),
+        };
+        stream::iter(items)
+    })
+    .flatten()
+    .boxed()
+}
+
+fn not_excluded(env: &JobEnv, database: String) -> Found<String> {
+    if env.settings.exclude_databases.contains(&database) {
+        let reason = SkipReason::Excluded { database: database.clone() };
+        Err(Finding::Skipped(Skipped { partition_path: database, reason }))
+    } else {
+        Ok(database)
+    }
+}
+
+fn measurements(env: Arc<JobEnv>, database: String, only: Option<String>) -> BoxStream<'static, Found<Scanned>> {
+    stream::once(async move {
+        let found = match only {
+            Some(measurement) => Ok(vec![measurement]),
+            None => env.storage.measurements(&database).await,
+        };
+        match found {
+            Err(error) => one(Err(problem(&database, &error))),
+            Ok(names) => stream::iter(names)
+                .flat_map(move |measurement| {
+                    let place = format!("{database}/{measurement}");
+                    env.storage
+                        .scan_measurement(&database, &measurement)
+                        .map(move |scanned| scanned.map_err(|error| problem(&place, &error)))
+                })
+                .boxed(),
+        }
+    })
+    .flatten()
+    .boxed()
+}
+
+fn problem(place: &impl ToString, error: &StorageError) -> Finding {
+    Finding::Problem(Problem { place: place.to_string(), error: error.to_string() })
+}
+
+/// Whether the listing alone shows a partition at rest: one record, and the one file that it made. Such a partition is
+/// not read further; it is what almost every partition looks like almost always.
+fn at_rest(listing: &Listing) -> bool {
+    match (&listing.records[..], &listing.data[..]) {
+        ([record], [file]) => file.kind == FileKind::Ours(record.generation),
+        _ => false,
+    }
+}
+
+/// Looks at one partition.
+async fn look(env: &JobEnv, partition: PartitionId, listing: Listing) -> Finding {
+    let skipped = |reason| {
+        Finding::Skipped(Skipped { partition_path: partition.to_string(), reason })
+    };
+    if env.settings.exclude_databases.iter().any(|d| d == partition.database()) {
+        return skipped(SkipReason::Excluded { database: partition.database().to_owned() });
+    }
+    if at_rest(&listing) {
+        return skipped(SkipReason::NothingToGain { raw_files: 0, compacted_files: 1 });
+    }
+    let view = if listing.records.is_empty() {
+        View { head: Head::none(), listing }
+    } else {
+        match observe(&env.storage, &partition).await {
+            Ok(view) => view,
+            Err(ObserveError::Storage(error)) => return problem(&partition, &error),
+            Err(error) => {
+                return Finding::Problem(Problem { place: partition.to_string(), error: error.to_string() });
+            }
+        }
+    };
+    match next_step(&view, !tidy_plan(env, &view).is_empty()) {
+        NextStep::Settled => {}
+        NextStep::FailClosed(fault) => {
+            return Finding::Problem(Problem { place: partition.to_string(), error: fault.to_string() });
+        }
+        NextStep::Tidy | NextStep::CloseOpenAttempt { .. } => {
+            return Finding::Candidate(Candidate { partition, work: Work::Recover });
+        }
+    }
+    let settings = env.settings.for_partition(&partition);
+    match policy::decide(&partition, &view, &settings.policy, env.clock.now()) {
+        Decision::Skip(reason) => skipped(reason),
+        Decision::Compact(plan) => match missing_sort_column(&env.storage, &plan, &settings).await {
+            Ok(Some(reason)) => skipped(reason),
+            Ok(None) => Finding::Candidate(Candidate { partition, work: Work::Compact(plan) }),
+            Err(error) => Finding::Problem(Problem { place: partition.to_string(), error: error.to_string() }),
+        },
+    }
+}

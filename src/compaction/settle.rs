@@ -1,0 +1,155 @@
+//! Bringing a partition to rest: tidy what the head says is over, close what an earlier attempt left open.
+//!
+//! The decisions are [`recovery::next_step`], [`recovery::may_void`] and [`tidy::plan`]; this file carries them out, one
+//! step at a time, each from a fresh view. Called under the lease, at the start of every job and after its commit.
+
+use chrono::TimeDelta;
+use tracing::{info, warn};
+
+use super::error::JobError;
+use super::footer::{self, FooterError};
+use super::job::{JobEnv, LOG};
+use super::observe::{ObserveError, View, observe};
+use super::record::Author;
+use super::recovery::{self, Lineage, NextStep};
+use super::tidy::{self, TidyPlan};
+use crate::partition::{DataFile, PartitionId};
+use crate::storage::{Created, DeleteTarget, Place, StorageError};
+
+/// Each step makes the partition smaller or its head newer, so few suffice; more means that others are at it, too.
+const MAX_STEPS: usize = 8;
+
+/// What was done on the way to rest.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Settled {
+    /// Data files deleted because the head retires them.
+    pub retired_deleted: usize,
+    /// Files of attempts that lost or were voided, deleted.
+    pub dead_deleted: usize,
+    /// Old records deleted.
+    pub records_deleted: usize,
+    /// Open attempts closed.
+    pub voided: usize,
+}
+
+impl Settled {
+    /// Whether anything was left over.
+    #[must_use]
+    pub fn anything(&self) -> bool {
+        *self != Self::default()
+    }
+}
+
+/// Tidies and recovers until nothing is left to do; gives the view in which that is so.
+pub async fn settle(
+    env: &JobEnv,
+    partition: &PartitionId,
+    author: impl Fn() -> Author,
+) -> Result<(View, Settled), JobError> {
+    let mut done = Settled::default();
+    for _ in 0..MAX_STEPS {
+        let view = observe(&env.storage, partition).await?;
+        let due = tidy_plan(env, &view);
+        for file in &due.reused {
+            warn!(target: LOG, partition = %partition, file = %file.name,
+                "a file with the name and size of a consumed one, but another ETag, does not count: \
+                 a writer must not reuse names");
+        }
+        match recovery::next_step(&view, !due.is_empty()) {
+            NextStep::Settled => return Ok((view, done)),
+            NextStep::Tidy => carry_out(env, partition, &due, &mut done).await?,
+            NextStep::CloseOpenAttempt { files } => {
+                close(env, partition, &view, &files, author()).await?;
+                done.voided += 1;
+            }
+            NextStep::FailClosed(fault) => return Err(JobError::FailClosed { partition: partition.clone(), fault }),
+        }
+    }
+    Err(ObserveError::Unsettled { partition: partition.clone() }.into())
+}
+
+/// What a view asks to be tidied now.
+pub(super) fn tidy_plan(env: &JobEnv, view: &View) -> TidyPlan {
+    let retention = TimeDelta::from_std(env.settings.record_retention).unwrap_or(TimeDelta::MAX);
+    tidy::plan(&view.head, &view.listing, env.clock.now(), retention)
+}
+
+/// C2-C4. Records go last, lowest first, and only when every file went.
+async fn carry_out(
+    env: &JobEnv,
+    partition: &PartitionId,
+    plan: &TidyPlan,
+    done: &mut Settled,
+) -> Result<(), JobError> {
+    let files: Vec<DataFile> = plan.retired.iter().chain(&plan.dead).cloned().collect();
+    delete(env, partition, Place::Data, files.iter().map(DeleteTarget::from).collect()).await?;
+    done.retired_deleted += plan.retired.len();
+    done.dead_deleted += plan.dead.len();
+    for record in &plan.old_records {
+        delete(env, partition, Place::Records, vec![record.into()]).await?;
+        done.records_deleted += 1;
+    }
+    if files.is_empty() {
+        info!(target: LOG, partition = %partition, records = plan.old_records.len(), "Deleted old records");
+    } else {
+        info!(target: LOG, partition = %partition, retired = plan.retired.len(), dead = plan.dead.len(),
+            records = plan.old_records.len(), "Deleted {} files that are no longer needed", files.len());
+    }
+    Ok(())
+}
+
+/// Deletes exactly these. Files that changed meanwhile stay, and the next view shows them as they are.
+async fn delete(
+    env: &JobEnv,
+    partition: &PartitionId,
+    place: Place,
+    targets: Vec<DeleteTarget>,
+) -> Result<(), JobError> {
+    let report = env.storage.delete_exact(partition, place, &targets).await;
+    if let Some((name, error)) = report.failed.first() {
+        return Err(JobError::Undeleted { count: report.failed.len(), first: format!("{name}: {error}") });
+    }
+    match report.not_durable {
+        Some(source) => Err(JobError::Storage { step: "sync the partition's folder", source }),
+        None => Ok(()),
+    }
+}
+
+/// V1, V2: closes the slot of the next generation by a void record, if that loses nothing.
+async fn close(
+    env: &JobEnv,
+    partition: &PartitionId,
+    view: &View,
+    files: &[DataFile],
+    author: Author,
+) -> Result<(), JobError> {
+    let mut lineages = Vec::with_capacity(files.len());
+    for file in files {
+        let inputs = match footer::read(&env.storage, partition, &file.name, file.size_bytes).await {
+            Ok(footer) => footer.lineage.ok_or_else(|| "its footer names no inputs".to_owned()),
+            Err(FooterError::Unreadable { detail, .. }) => Err(detail),
+            // It was there a moment ago: somebody else has closed the slot and tidied.
+            Err(FooterError::Storage(StorageError::NotFound { .. })) => return Ok(()),
+            Err(FooterError::Storage(source)) => return Err(JobError::Storage { step: "read lineage", source }),
+        };
+        lineages.push(Lineage { file: file.name.clone(), inputs });
+    }
+    recovery::may_void(view, &lineages)
+        .map_err(|fault| JobError::FailClosed { partition: partition.clone(), fault })?;
+    let attempt = author.job_id.clone();
+    let record = view.head.void(author, &view.listing);
+    let created = env
+        .storage
+        .create_record(partition, record.generation, record.to_bytes().into(), &attempt)
+        .await
+        .map_err(|source| JobError::Write { step: "create void record", source })?;
+    match created {
+        Created::Created => {
+            info!(target: LOG, partition = %partition, generation = record.generation.0, files = files.len(),
+                "Closed an unfinished attempt: its outputs do not count");
+        }
+        // The other side has won; the next view shows what it did.
+        Created::AlreadyExists => {}
+    }
+    Ok(())
+}
