@@ -3,3 +3,4 @@
 pub mod clock;
 pub mod merge;
 pub mod partition;
+pub mod storage;

@@ -14,6 +14,21 @@ pub struct RecordEntry {
     pub last_modified: DateTime<Utc>,
 }
 
+impl RecordEntry {
+    /// The name of the record of a generation: `{generation:08}.json`.
+    #[must_use]
+    pub fn file_name(generation: Generation) -> String {
+        format!("{:08}.json", generation.0)
+    }
+
+    /// Reads a name. `None` when it is not exactly the one that a record of some generation has.
+    #[must_use]
+    pub fn parse_file_name(name: &str) -> Option<Generation> {
+        let generation = Generation(name.strip_suffix(".json")?.parse().ok()?);
+        (generation.0 > 0 && Self::file_name(generation) == name).then_some(generation)
+    }
+}
+
 /// The objects of one partition, each list sorted by name (records by generation). Storage lists in any order.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Listing {
@@ -23,4 +38,20 @@ pub struct Listing {
     pub records: Vec<RecordEntry>,
     /// Everything else, as keys relative to the partition. Never read, never touched, only counted and shown.
     pub foreign: Vec<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn record_names_parse_back_and_have_one_spelling() {
+        for generation in [1, 12, 99_999_999, 100_000_000, u64::MAX].map(Generation) {
+            assert_eq!(RecordEntry::parse_file_name(&RecordEntry::file_name(generation)), Some(generation));
+        }
+        for bad in ["00000000.json", "1.json", "+0000001.json", "000000001.json", "00000001.JSON", "00000001", "a.json"]
+        {
+            assert_eq!(RecordEntry::parse_file_name(bad), None, "{bad}");
+        }
+    }
 }
