@@ -1,0 +1,3 @@
+//! The compaction service.
+
+pub mod settings;
