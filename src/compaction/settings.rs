@@ -4,7 +4,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::merge::MergeOptions;
+pub use crate::merge::{Compression, MergeOptions, ParquetVersion, Verify};
 use crate::partition::PartitionId;
 
 /// Everything the manager and its jobs need to know.
@@ -49,6 +49,19 @@ pub enum Isolation {
 pub struct PartitionSettings {
     pub policy: PolicySettings,
     pub merge: MergeOptions,
+    /// The level for a codec that has levels. Kept beside `merge.compression`, so that an override which changes only
+    /// the codec, or only the level, finds the other one.
+    pub compression_level: u8,
+}
+
+/// A compression codec, without its level.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Codec {
+    Zstd,
+    Snappy,
+    Lz4,
+    Gzip,
+    None,
 }
 
 /// What the policy decides by.
@@ -91,12 +104,13 @@ pub struct PartitionPatch {
     pub late_rewrite_ratio: Option<f64>,
     pub max_side_files: Option<usize>,
     pub target_file_size_bytes: Option<u64>,
-    pub compression: Option<crate::merge::Compression>,
-    pub parquet_version: Option<crate::merge::ParquetVersion>,
+    pub codec: Option<Codec>,
+    pub compression_level: Option<u8>,
+    pub parquet_version: Option<ParquetVersion>,
     pub row_group_size: Option<NonZeroUsize>,
     pub sort_by: Option<Vec<String>>,
     pub time_column: Option<String>,
-    pub verify: Option<crate::merge::Verify>,
+    pub verify: Option<Verify>,
 }
 
 impl CompactionSettings {
@@ -113,6 +127,32 @@ impl CompactionSettings {
     }
 }
 
+impl PartitionSettings {
+    /// The codec of `merge.compression`.
+    #[must_use]
+    pub fn codec(&self) -> Codec {
+        match self.merge.compression {
+            Compression::Zstd(_) => Codec::Zstd,
+            Compression::Snappy => Codec::Snappy,
+            Compression::Lz4 => Codec::Lz4,
+            Compression::Gzip => Codec::Gzip,
+            Compression::None => Codec::None,
+        }
+    }
+
+    /// Sets codec and level. The level is remembered, and without effect, where the codec has none.
+    pub fn set_compression(&mut self, codec: Codec, level: u8) {
+        self.compression_level = level;
+        self.merge.compression = match codec {
+            Codec::Zstd => Compression::Zstd(level),
+            Codec::Snappy => Compression::Snappy,
+            Codec::Lz4 => Compression::Lz4,
+            Codec::Gzip => Compression::Gzip,
+            Codec::None => Compression::None,
+        };
+    }
+}
+
 fn matches(pattern: &str, name: &str) -> bool {
     pattern == "*" || pattern == name
 }
@@ -124,6 +164,7 @@ impl PartitionPatch {
                 slot.clone_from(value);
             }
         }
+        to.set_compression(self.codec.unwrap_or(to.codec()), self.compression_level.unwrap_or(to.compression_level));
         let (policy, merge) = (&mut to.policy, &mut to.merge);
         set(&mut policy.min_age, self.min_age.as_ref());
         set(&mut policy.min_files, self.min_files.as_ref());
@@ -133,7 +174,6 @@ impl PartitionPatch {
         set(&mut policy.max_side_files, self.max_side_files.as_ref());
         set(&mut policy.target_file_size_bytes, self.target_file_size_bytes.as_ref());
         set(&mut merge.target_file_size_bytes, self.target_file_size_bytes.as_ref());
-        set(&mut merge.compression, self.compression.as_ref());
         set(&mut merge.parquet_version, self.parquet_version.as_ref());
         set(&mut merge.row_group_size, self.row_group_size.as_ref());
         set(&mut merge.sort_by, self.sort_by.as_ref());

@@ -1,0 +1,57 @@
+//! Rules that need more than one key.
+
+use std::path::{Component, Path, PathBuf};
+
+use super::Found;
+use super::problem::Problem;
+
+const TEMP_DIR: &str = "compaction.temp_dir";
+const BASE_PATH: &str = "storage.local.base_path";
+
+pub(super) fn across_keys(found: &mut Found) {
+    temp_dir_apart_from_storage(found);
+}
+
+/// The files of a running job must never be scanned as data, nor data be cleaned up as a job's files.
+fn temp_dir_apart_from_storage(found: &mut Found) {
+    // A value that is wrong by itself has been reported; the default that stands in for it was not asked for.
+    if found.problems.iter().any(|problem| problem.key == TEMP_DIR || problem.key == BASE_PATH) {
+        return;
+    }
+    let ((temp, temp_source), (base, base_source)) = (&found.values[TEMP_DIR], &found.values[BASE_PATH]);
+    let (temp_path, base_path) = (Path::new(temp.text()), Path::new(base.text()));
+    let (Ok(temp_absolute), Ok(base_absolute)) = (lexical(temp_path), lexical(base_path)) else {
+        // Without a current directory no relative path means anything; whoever opens one reports that.
+        return;
+    };
+    let relation = if temp_absolute == base_absolute {
+        "be"
+    } else if temp_absolute.starts_with(&base_absolute) {
+        "lie inside"
+    } else if base_absolute.starts_with(&temp_absolute) {
+        "contain"
+    } else {
+        return;
+    };
+    let rule = format!(
+        "must not {relation} the storage folder {BASE_PATH} = {base} (from {base_source}): these are {} and {}",
+        temp_absolute.display(),
+        base_absolute.display(),
+    );
+    found.problems.push(Problem::with_value(TEMP_DIR, temp.to_string(), temp_source.clone(), rule));
+}
+
+/// The absolute path without `.` and `..`. Purely by its text: neither folder need exist yet.
+fn lexical(path: &Path) -> std::io::Result<PathBuf> {
+    let mut result = PathBuf::new();
+    for component in std::path::absolute(path)?.components() {
+        match component {
+            Component::ParentDir => {
+                result.pop();
+            }
+            Component::CurDir => {}
+            other => result.push(other),
+        }
+    }
+    Ok(result)
+}

@@ -1,0 +1,118 @@
+//! What to say about a name that this version does not know.
+
+use super::keys::{KEYS, Key};
+
+/// Sections and keys that belong to this service, in a version that has them. They are refused like any unknown name,
+/// because a key that is accepted and does nothing is worse than an error.
+const NOT_YET: [&str; 14] = [
+    "server",
+    "auth",
+    "storage.s3",
+    "storage.minio",
+    "storage.ceph",
+    "storage.gcs",
+    "storage.azure",
+    "compaction.lock_backend",
+    "compaction.recent_window_hours",
+    "compaction.full_scan_hours",
+    "compaction.max_attempts",
+    "compaction.quarantine_retry_hours",
+    "compaction.history_limit",
+    "compaction.override.schedule",
+];
+
+/// About a key or section of the file, by dotted name.
+pub(super) fn unknown_key(name: &str) -> String {
+    if NOT_YET.iter().any(|known| name == *known || name.strip_prefix(known).is_some_and(|rest| rest.starts_with('.')))
+    {
+        return "not supported by this version".to_owned();
+    }
+    let sections = KEYS.iter().map(|key| key.section());
+    message("key", name, KEYS.iter().map(|key| key.name).chain(sections))
+}
+
+/// About a key of an override, by its name alone.
+pub(super) fn unknown_override_key(name: &str) -> String {
+    if NOT_YET.contains(&format!("compaction.override.{name}").as_str()) {
+        return "not supported by this version".to_owned();
+    }
+    if KEYS.iter().any(|key| key.section() == "compaction" && key.last_name() == name) {
+        return "holds for the whole service and cannot be set in an override".to_owned();
+    }
+    let overridable = KEYS.iter().filter(|key| key.patch.is_some()).map(Key::last_name);
+    message("key", name, overridable.chain(["database", "measurement"]))
+}
+
+/// About an environment variable.
+pub(super) fn unknown_variable(name: &str) -> String {
+    let variable_of = |key: &&str| key.strip_prefix("compaction.").is_some_and(|key| name == variable(key));
+    if NOT_YET.iter().any(|key| variable_of(&key)) {
+        return "not supported by this version".to_owned();
+    }
+    message("variable", name, KEYS.iter().map(|key| key.variable))
+}
+
+/// The variable of a key of `[compaction]`.
+fn variable(key: &str) -> String {
+    format!("COMPACTION_{}", key.to_uppercase())
+}
+
+fn message(what: &str, name: &str, known: impl Iterator<Item = &'static str>) -> String {
+    match nearest(name, known) {
+        Some(known) => format!("unknown {what}, did you mean {known}?"),
+        None => format!("unknown {what}"),
+    }
+}
+
+/// The known name that a typing mistake, or a forgotten section, most likely stands for.
+fn nearest(name: &str, known: impl Iterator<Item = &'static str>) -> Option<&'static str> {
+    fn last(name: &str) -> &str {
+        name.rsplit('.').next().unwrap_or(name)
+    }
+    known
+        .map(|known| {
+            // A key in the wrong section has the right last name.
+            let elsewhere = strsim::damerau_levenshtein(last(name), last(known)) + 1;
+            (strsim::damerau_levenshtein(name, known).min(elsewhere), known)
+        })
+        .filter(|(distance, known)| *distance <= 1 + last(known).len() / 4)
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, known)| known)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mistyped_or_misplaced_key_gets_the_nearest_known_one() {
+        for (name, known) in [
+            ("compaction.min_fils", "compaction.min_files"),
+            ("compaction.target_filesize_mb", "compaction.target_file_size_mb"),
+            ("min_files", "compaction.min_files"),
+            ("storage.base_path", "storage.local.base_path"),
+            ("loging", "logging"),
+            ("logging.levle", "logging.level"),
+        ] {
+            assert_eq!(unknown_key(name), format!("unknown key, did you mean {known}?"), "{name}");
+        }
+        assert_eq!(unknown_key("compaction.colour"), "unknown key");
+        assert_eq!(unknown_variable("COMPACTION_MIN_FILE"), "unknown variable, did you mean COMPACTION_MIN_FILES?");
+    }
+
+    #[test]
+    fn names_of_later_versions_say_so() {
+        for name in ["server", "auth.enabled", "storage.s3.bucket", "compaction.lock_backend"] {
+            assert_eq!(unknown_key(name), "not supported by this version", "{name}");
+        }
+        assert_ne!(unknown_key("serverless"), "not supported by this version");
+        assert_eq!(unknown_variable("COMPACTION_HISTORY_LIMIT"), "not supported by this version");
+        assert_eq!(unknown_override_key("schedule"), "not supported by this version");
+    }
+
+    #[test]
+    fn a_key_of_the_whole_service_is_named_as_such_in_an_override() {
+        assert!(unknown_override_key("temp_dir").starts_with("holds for the whole service"));
+        assert_eq!(unknown_override_key("mesurement"), "unknown key, did you mean measurement?");
+    }
+}
