@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use chrono::{DateTime, Utc};
-use futures::{StreamExt, TryStreamExt};
+use futures::{FutureExt, StreamExt, TryStreamExt};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
@@ -284,33 +284,17 @@ impl Job<'_> {
 
     /// Bytes that the job may need in its temp folder at once.
     fn temp_need(&self, plan: &Plan) -> u64 {
-        let in_place = self.env.storage.local_path(self.partition, "x").is_some();
-        plan.input_bytes() * if in_place { TEMP_FACTOR_IN_PLACE } else { TEMP_FACTOR_FETCHED }
+        plan.input_bytes() * if self.reads_in_place() { TEMP_FACTOR_IN_PLACE } else { TEMP_FACTOR_FETCHED }
     }
 
     /// Local files to merge: the objects themselves on local disk, otherwise copies under names of our own.
     async fn fetch(&self, plan: &Plan, dir: &Path) -> Result<Vec<MergeInput>, JobError> {
-        let storage = &self.env.storage;
         let fetched = dir.join("fetched");
-        let transfers = plan.inputs.iter().enumerate().map(|(index, file)| {
-            // T3: base names can be equal; index and key hash cannot.
-            let hash = blake3::hash(format!("{}/{}", self.partition, file.name).as_bytes()).to_hex();
-            let copy = fetched.join(format!("{index:06}_{}.parquet", &hash[..16]));
-            async move {
-                let path = match storage.local_path(self.partition, &file.name) {
-                    Some(in_place) => in_place,
-                    None => {
-                        self.check(Step::Fetch)?;
-                        storage.fetch(self.partition, file, &copy).await.map_err(fetching)?;
-                        copy
-                    }
-                };
-                Ok::<_, JobError>(MergeInput { name: file.name.clone(), path, size_bytes: file.size_bytes })
-            }
-        });
-        if storage.local_path(self.partition, "x").is_none() {
-            tokio::fs::create_dir_all(&fetched).await.map_err(|e| self.temp_error("create", &e))?;
+        if !self.reads_in_place() {
+            tokio::fs::create_dir(&fetched).await.map_err(|e| self.temp_error("create", &e))?;
         }
+        let transfers: Vec<_> =
+            plan.inputs.iter().enumerate().map(|(i, file)| self.fetch_one(i, file, &fetched).boxed()).collect();
         // In plan order, which the merge's tie-breaking rests on.
         let inputs: Vec<MergeInput> =
             futures::stream::iter(transfers).buffered(TRANSFERS_AT_ONCE).try_collect().await?;
@@ -318,6 +302,27 @@ impl Job<'_> {
         info!(target: LOG, job_id = self.id.job_id, files = inputs.len(), bytes = plan.input_bytes(),
             "Downloaded {} files ({megabytes:.1} MB)", inputs.len());
         Ok(inputs)
+    }
+
+    async fn fetch_one(&self, index: usize, file: &DataFile, fetched: &Path) -> Result<MergeInput, JobError> {
+        let path = match self.env.storage.local_path(self.partition, &file.name) {
+            Some(in_place) => in_place,
+            None => {
+                self.check(Step::Fetch)?;
+                // T3: base names can be equal; index and key hash cannot.
+                let hash = blake3::hash(format!("{}/{}", self.partition, file.name).as_bytes()).to_hex();
+                let copy = fetched.join(format!("{index:06}_{}.parquet", &hash[..16]));
+                let fetching = |source| JobError::Storage { step: "fetch", source };
+                self.env.storage.fetch(self.partition, file, &copy).await.map_err(fetching)?;
+                copy
+            }
+        };
+        Ok(MergeInput { name: file.name.clone(), path, size_bytes: file.size_bytes })
+    }
+
+    /// Whether inputs lie on local disk and need not be fetched.
+    fn reads_in_place(&self) -> bool {
+        self.env.storage.local_path(self.partition, "any").is_some()
     }
 
     async fn merge(
@@ -354,33 +359,34 @@ impl Job<'_> {
 
     /// I2: every output is read back from storage, whole, and is what the merge wrote.
     async fn read_back(&self, outputs: &[MergedFile]) -> Result<(), JobError> {
-        let reads = outputs.iter().map(|output| async move {
-            let found = self
-                .env
-                .storage
-                .read_back(self.partition, &output.name)
-                .await
-                .map_err(|source| JobError::Storage { step: "read back", source })?;
-            if found.size_bytes != output.size_bytes || found.checksum != output.checksum {
-                let what = format!(
-                    "output {} reads back as {} bytes, {}; written were {} bytes, {}",
-                    output.name, found.size_bytes, found.checksum, output.size_bytes, output.checksum
-                );
-                return Err(JobError::Doubt { what });
-            }
-            let footer = footer::read(&self.env.storage, self.partition, &output.name, output.size_bytes).await;
-            match footer {
-                Ok(footer) if footer.rows == output.rows => Ok(()),
-                Ok(footer) => Err(JobError::Doubt {
-                    what: format!("output {} has {} rows in storage, {} were written", output.name, footer.rows, output.rows),
-                }),
-                Err(FooterError::Storage(source)) => Err(JobError::Storage { step: "read back footer", source }),
-                Err(FooterError::Unreadable { name, detail }) => {
-                    Err(JobError::Doubt { what: format!("output {name} is unreadable in storage: {detail}") })
-                }
-            }
-        });
+        let reads: Vec<_> = outputs.iter().map(|output| self.read_back_one(output).boxed()).collect();
         futures::stream::iter(reads).buffer_unordered(TRANSFERS_AT_ONCE).try_collect::<()>().await
+    }
+
+    async fn read_back_one(&self, output: &MergedFile) -> Result<(), JobError> {
+        let name = &output.name;
+        let storage = &self.env.storage;
+        let doubt = |what| Err(JobError::Doubt { what });
+        let found = storage
+            .read_back(self.partition, name)
+            .await
+            .map_err(|source| JobError::Storage { step: "read back", source })?;
+        if found.size_bytes != output.size_bytes || found.checksum != output.checksum {
+            return doubt(format!(
+                "output {name} reads back as {} bytes, {}; written were {} bytes, {}",
+                found.size_bytes, found.checksum, output.size_bytes, output.checksum
+            ));
+        }
+        match footer::read(storage, self.partition, name, output.size_bytes).await {
+            Ok(footer) if footer.rows == output.rows => Ok(()),
+            Ok(footer) => {
+                doubt(format!("output {name} has {} rows in storage, {} were written", footer.rows, output.rows))
+            }
+            Err(FooterError::Storage(source)) => Err(JobError::Storage { step: "read back footer", source }),
+            Err(FooterError::Unreadable { name, detail }) => {
+                doubt(format!("output {name} is unreadable in storage: {detail}"))
+            }
+        }
     }
 
     /// The inputs are still what was merged: same size, same ETag.
@@ -509,10 +515,6 @@ fn say_ended(report: &JobReport) {
                 "Compaction job failed: {}", reason.as_deref().unwrap_or("unknown"));
         }
     }
-}
-
-fn fetching(source: crate::storage::StorageError) -> JobError {
-    JobError::Storage { step: "fetch", source }
 }
 
 /// T4: the files to retire are the ones that the merge consumed, found again among the plan's inputs.

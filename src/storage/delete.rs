@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use futures::{StreamExt, stream};
+use futures::{FutureExt, StreamExt, stream};
 use object_store::ObjectStore;
 use object_store::path::Path;
 
@@ -106,8 +106,9 @@ impl Storage {
         targets: &[DeleteTarget],
         report: &mut DeleteReport,
     ) {
-        let looks = stream::iter(targets).map(|target| self.look(partition, place, target)).buffered(LOOKS_IN_FLIGHT);
-        let looks: Vec<Look> = looks.collect().await;
+        // Boxed and collected: lazily mapped futures that borrow are beyond the compiler inside a spawned task.
+        let looks: Vec<_> = targets.iter().map(|target| self.look(partition, place, target).boxed()).collect();
+        let looks: Vec<Look> = stream::iter(looks).buffered(LOOKS_IN_FLIGHT).collect().await;
         let mut same = Vec::new();
         for (target, look) in targets.iter().zip(looks) {
             match look {

@@ -171,7 +171,7 @@ impl Publication {
         let mut files = std::mem::take(&mut self.files).into_iter();
         let mut visible = 0_usize;
         for mut file in files.by_ref() {
-            result = self.complete_one(&mut file).await;
+            result = Self::complete_one(&self.storage, &mut file).await;
             if result.is_err() {
                 break;
             }
@@ -186,8 +186,8 @@ impl Publication {
         }
     }
 
-    async fn complete_one(&self, file: &mut Prepared) -> Result<(), WriteError> {
-        let Self { storage, .. } = self;
+    /// Borrows no more than it needs: an upload is not `Sync`, and the caller's future has to be `Send`.
+    async fn complete_one(storage: &Storage, file: &mut Prepared) -> Result<(), WriteError> {
         let target = &file.target;
         let exists = || WriteError::NotWritten(StorageError::AlreadyExists { path: storage.shown(target.as_ref()) });
         match &mut file.how {
