@@ -1,0 +1,93 @@
+//! The import directions of the house, checked on the source text: who may know whom.
+
+use std::fs;
+use std::path::Path;
+
+/// Module, and the crate's modules that its production code may name.
+const MAY_IMPORT: [(&str, &[&str]); 9] = [
+    ("partition", &[]),
+    ("clock", &[]),
+    ("schedule", &[]),
+    ("storage", &["partition", "clock"]),
+    ("lock", &["partition", "clock"]),
+    ("merge", &["partition", "clock"]),
+    ("compaction", &["partition", "clock", "storage", "lock", "merge"]),
+    ("telemetry", &["clock"]),
+    ("config", &["partition", "clock", "schedule", "compaction::settings", "telemetry"]),
+];
+
+/// Concrete adapters that only the composition root, the command line and tests may name.
+const ADAPTERS: [&str; 5] = ["CompactionLock", "DuckDbEngine", "SubprocessEngine", "SystemClock", "LocalFileSystem"];
+
+fn sources(module: &str) -> Vec<(String, String)> {
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut found = Vec::new();
+    let mut paths = vec![src.join(format!("{module}.rs")), src.join(module)];
+    while let Some(path) = paths.pop() {
+        if path.is_dir() {
+            paths.extend(fs::read_dir(path).unwrap().map(|e| e.unwrap().path()));
+        } else if path.extension().is_some_and(|e| e == "rs") {
+            let name = path.strip_prefix(&src).unwrap().display().to_string();
+            let is_test = ["test", "conformance", "fixtures"].iter().any(|t| name.contains(t));
+            if !is_test {
+                let text = fs::read_to_string(&path).unwrap();
+                let production = text.split("#[cfg(test)]\nmod tests").next().unwrap().to_owned();
+                found.push((name, production));
+            }
+        }
+    }
+    assert!(!found.is_empty(), "no module {module}");
+    found
+}
+
+fn code_lines(text: &str) -> impl Iterator<Item = &str> {
+    text.lines().filter(|line| !line.trim_start().starts_with("//"))
+}
+
+#[test]
+fn modules_import_only_what_the_layers_allow() {
+    for (module, allowed) in MAY_IMPORT {
+        for (file, text) in sources(module) {
+            for line in code_lines(&text) {
+                for (at, _) in line.match_indices("crate::") {
+                    let named = &line[at + "crate::".len()..];
+                    let own = named.starts_with(module);
+                    let fine = own || allowed.iter().any(|a| named.starts_with(a));
+                    assert!(fine, "{file} imports crate::{named}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn only_the_composition_root_and_the_command_line_name_adapters() {
+    for (module, _) in MAY_IMPORT {
+        if matches!(module, "lock" | "merge" | "clock" | "storage") {
+            continue; // where they live
+        }
+        for (file, text) in sources(module) {
+            for line in code_lines(&text) {
+                for adapter in ADAPTERS {
+                    let named = line.contains(adapter) && !file.starts_with("telemetry");
+                    assert!(!named, "{file} names {adapter}");
+                }
+            }
+        }
+    }
+}
+
+/// Time is read in one place, the environment in another.
+#[test]
+fn clock_and_environment_are_read_in_their_homes_only() {
+    for module in MAY_IMPORT.map(|(m, _)| m) {
+        for (file, text) in sources(module) {
+            for line in code_lines(&text) {
+                let clock = line.contains("Utc::now()") || line.contains("SystemTime::now()");
+                assert!(!clock || file == "clock.rs", "{file} reads the clock");
+                let environment = line.contains("env::var");
+                assert!(!environment || file.starts_with("config"), "{file} reads the environment");
+            }
+        }
+    }
+}

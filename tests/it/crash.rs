@@ -1,0 +1,190 @@
+//! Crashes: a process dies by SIGKILL right before or right after each of its storage effects; the next `arc compact`
+//! ends wholly old or wholly new, with the same rows, and nothing left over; and a reader that follows the snapshot rule
+//! never sees anything else meanwhile (I4, I5).
+//!
+//! The dying process is this test binary itself, started again with one test selected: [`victim`]. It runs the real
+//! manager with real locks, files and DuckDB on a store that kills its own process at effect n.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Arc as Shared;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+
+use arc::clock::SystemClock;
+use arc::compaction::events::EventSink;
+use arc::compaction::settings::Isolation;
+use arc::compaction::{CompactionManager, Components, Scope};
+use arc::config::{Config, Input};
+use arc::lock::CompactionLock;
+use arc::merge::DuckDbEngine;
+use arc::merge::resources::{detect, job_limits};
+use arc::storage::Storage;
+use object_store::Result;
+use object_store::path::Path as Key;
+use tokio_util::sync::CancellationToken;
+
+use crate::support::stores::{Hook, Hooked};
+use crate::support::{Arc, PARTITION, block_on, fingerprint, telemetry};
+
+const VICTIM: &str = "ARC_TEST_VICTIM";
+
+/// Kills the process around an effect: `2n` before effect n, `2n + 1` after it.
+#[derive(Debug)]
+struct KillAt(usize);
+
+impl KillAt {
+    fn at(&self, point: usize) {
+        if point == self.0 {
+            rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL).unwrap();
+            // The signal is on its way; nothing may happen any more.
+            loop {
+                thread::park();
+            }
+        }
+    }
+}
+
+impl Hook for KillAt {
+    fn before(&self, number: usize, _: &str, _: &Key) -> Result<()> {
+        self.at(2 * number);
+        Ok(())
+    }
+
+    fn after(&self, number: usize, _: &str, _: &Key) -> Result<()> {
+        self.at(2 * number + 1);
+        Ok(())
+    }
+}
+
+/// Not a test of its own: what the dying process runs. Does nothing unless it is started as that.
+#[test]
+fn victim() {
+    #[allow(clippy::disallowed_methods, reason = "how the parent test talks to its child")]
+    let Ok(order) = std::env::var(VICTIM) else { return };
+    let (point, config) = order.split_once(':').unwrap();
+    run_dying(Path::new(config), point.parse().unwrap());
+}
+
+fn run_dying(config: &Path, point: usize) {
+    let config = Config::load(&Input { file: Some(config.to_owned()), ..Input::default() }).unwrap();
+    let storage = Storage::local(&config.storage.local.base_path).unwrap();
+    let settings = arc::compaction::CompactionSettings { isolation: Isolation::InProcess, ..config.compaction };
+    let clock = Shared::new(SystemClock);
+    let components = Components {
+        storage: storage.map_store(|inner| Hooked::over(inner, Shared::new(KillAt(point)))),
+        locks: Shared::new(CompactionLock::open(&config.state.db_path, clock.clone()).unwrap()),
+        engine: Shared::new(DuckDbEngine),
+        clock,
+        limits: job_limits(detect(Path::new("/")), None, None, settings.max_concurrent_jobs),
+        events: EventSink::ignore(),
+        seed: point as u64,
+    };
+    let manager = CompactionManager::new(components, settings);
+    block_on(manager.run_compaction_cycle(Scope::default(), CancellationToken::new())).unwrap();
+}
+
+/// Starts the victim; `true` if it died on the way, `false` if it came to the end.
+fn dies_at(arc: &Arc, point: usize) -> bool {
+    let order = format!("{point}:{}", arc.config_file().display());
+    let status = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "crash::victim", "--nocapture"])
+        .env(VICTIM, order)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .unwrap();
+    assert!(status.success() || status.code().is_none(), "the victim failed instead of dying: {status}");
+    !status.success()
+}
+
+/// A reader by the snapshot rule, in a loop until it is stopped.
+struct Reader {
+    stop: Shared<AtomicBool>,
+    looks: Shared<AtomicUsize>,
+    thread: thread::JoinHandle<()>,
+}
+
+impl Reader {
+    fn start(arc: &Arc, expected: String) -> Self {
+        let (stop, looks) = (Shared::new(AtomicBool::new(false)), Shared::new(AtomicUsize::new(0)));
+        let (data, stopped, counted) = (arc.data(), Shared::clone(&stop), Shared::clone(&looks));
+        let thread = thread::spawn(move || {
+            while !stopped.load(Ordering::SeqCst) {
+                if let Some(seen) = look(&data) {
+                    assert_eq!(seen, expected, "a reader saw other rows");
+                    counted.fetch_add(1, Ordering::SeqCst);
+                }
+            }
+        });
+        Self { stop, looks, thread }
+    }
+
+    /// Stops the reader, which must have had at least one good look.
+    fn stop(self) {
+        while self.looks.load(Ordering::SeqCst) == 0 && !self.thread.is_finished() {
+            thread::yield_now();
+        }
+        self.stop.store(true, Ordering::SeqCst);
+        self.thread.join().unwrap();
+    }
+}
+
+/// What a reader sees; `None` if a file vanished under it, upon which the rule says to look again.
+fn look(data: &Path) -> Option<String> {
+    let storage = Storage::local(data).unwrap();
+    let partition = PARTITION.parse().unwrap();
+    let snapshot = block_on(arc::compaction::snapshot::live_files(&storage, &partition)).unwrap();
+    let files: Vec<PathBuf> = snapshot.files.iter().map(|f| data.join(PARTITION).join(&f.name)).collect();
+    match fingerprint(&files) {
+        Ok(seen) => Some(seen),
+        Err(_) if files.iter().any(|f| !f.exists()) => None,
+        Err(error) => panic!("{error}"),
+    }
+}
+
+/// Runs `prepare` and a victim for every point until one comes through, and checks what the next run makes of it.
+fn survives_every_crash(prepare: impl Fn() -> Arc) {
+    let mut point = 0;
+    loop {
+        let arc = prepare();
+        let before = fingerprint(&arc.live_paths(PARTITION)).unwrap();
+        let reader = Reader::start(&arc, before.clone());
+        let died = dies_at(&arc, point);
+        arc.compact_well();
+        reader.stop();
+        assert_eq!(fingerprint(&arc.live_paths(PARTITION)).unwrap(), before, "killed at point {point}");
+        arc.assert_nothing_left_over(PARTITION);
+        let raw = arc.live(PARTITION).iter().filter(|n| !n.ends_with("_compacted.parquet")).count();
+        assert_eq!(raw, 0, "everything is compacted after the run that follows a crash at point {point}");
+        let state = arc.storage_state();
+        arc.compact_well();
+        assert_eq!(arc.storage_state(), state, "a further run changes nothing (killed at point {point})");
+        if !died {
+            assert!(point > 10, "only {point} points: the effects are not counted");
+            return;
+        }
+        point += 1;
+    }
+}
+
+#[test]
+fn a_first_compaction_survives_a_kill_around_every_storage_effect() {
+    survives_every_crash(|| {
+        let arc = Arc::new();
+        arc.write_telemetry(PARTITION, 4, 50);
+        arc
+    });
+}
+
+#[test]
+fn a_late_compaction_into_several_outputs_survives_a_kill_around_every_storage_effect() {
+    survives_every_crash(|| {
+        let arc = Arc::with("min_files = 2\ntarget_file_size_mb = 1\nrow_group_size = 2048\nlate_rewrite_ratio = 0.0");
+        arc.write_telemetry(PARTITION, 3, 2000);
+        arc.compact_well();
+        arc.write(PARTITION, "late_1.parquet", &telemetry(100, 300));
+        arc.write(PARTITION, "late_2.parquet", &telemetry(7000, 7100));
+        arc
+    });
+}

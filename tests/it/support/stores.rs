@@ -1,0 +1,99 @@
+//! Stores that count effects and die, fail or stop at a chosen one.
+
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::StreamExt;
+use futures::stream::BoxStream;
+use object_store::path::Path;
+use object_store::{
+    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, PutMultipartOptions,
+    PutOptions, PutPayload, PutResult, Result,
+};
+
+/// What happens around an effect.
+pub trait Hook: Send + Sync + fmt::Debug + 'static {
+    /// Called before effect `number` (from 0) is carried out. An error replaces it.
+    fn before(&self, number: usize, effect: &str, path: &Path) -> Result<()>;
+    /// Called after it was carried out well. An error replaces its answer.
+    fn after(&self, number: usize, effect: &str, path: &Path) -> Result<()>;
+}
+
+/// A store whose writes and deletions go through a hook, one by one, numbered.
+#[derive(Debug)]
+pub struct Hooked {
+    inner: Arc<dyn ObjectStore>,
+    hook: Arc<dyn Hook>,
+    effects: Arc<AtomicUsize>,
+}
+
+impl Hooked {
+    pub fn over(inner: Arc<dyn ObjectStore>, hook: Arc<dyn Hook>) -> Arc<dyn ObjectStore> {
+        Arc::new(Self { inner, hook, effects: Arc::default() })
+    }
+
+    async fn effect<T>(&self, name: &str, path: &Path, work: impl Future<Output = Result<T>> + Send) -> Result<T> {
+        let number = self.effects.fetch_add(1, Ordering::SeqCst);
+        self.hook.before(number, name, path)?;
+        let done = work.await?;
+        self.hook.after(number, name, path)?;
+        Ok(done)
+    }
+}
+
+impl fmt::Display for Hooked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "hooked {}", self.inner)
+    }
+}
+
+#[async_trait]
+impl ObjectStore for Hooked {
+    async fn put_opts(&self, location: &Path, payload: PutPayload, opts: PutOptions) -> Result<PutResult> {
+        self.effect("put", location, self.inner.put_opts(location, payload, opts)).await
+    }
+
+    async fn put_multipart_opts(&self, location: &Path, opts: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {
+        self.effect("put_multipart", location, self.inner.put_multipart_opts(location, opts)).await
+    }
+
+    async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
+        self.inner.get_opts(location, options).await
+    }
+
+    async fn get_ranges(&self, location: &Path, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
+        self.inner.get_ranges(location, ranges).await
+    }
+
+    /// One by one, so that a batch can be cut in the middle.
+    fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
+        let (inner, hook, effects) = (Arc::clone(&self.inner), Arc::clone(&self.hook), Arc::clone(&self.effects));
+        locations
+            .then(move |location| {
+                let one = Self { inner: Arc::clone(&inner), hook: Arc::clone(&hook), effects: Arc::clone(&effects) };
+                async move {
+                    let location = location?;
+                    let single = futures::stream::iter([Ok(location.clone())]).boxed();
+                    let mut answers = one.inner.delete_stream(single);
+                    one.effect("delete", &location, async move { answers.next().await.expect("one answer") }).await
+                }
+            })
+            .boxed()
+    }
+
+    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
+        self.inner.list(prefix)
+    }
+
+    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
+        self.inner.list_with_delimiter(prefix).await
+    }
+
+    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
+        self.effect("copy", to, self.inner.copy_opts(from, to, options)).await
+    }
+}
