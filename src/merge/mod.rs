@@ -16,6 +16,15 @@
 //! bounded by the limits of the request and does not grow with the number of rows (I11). The same inputs in the same order
 //! give the same bytes.
 
+mod attempt;
+mod budget;
+mod duckdb;
+mod session;
+mod slices;
+mod sql;
+mod verify;
+mod work_dir;
+
 use std::fmt;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -24,6 +33,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
+
+pub use self::duckdb::{DuckDbEngine, run};
 
 /// Merges files. Two implementations: in this process, and in a child process.
 #[async_trait]

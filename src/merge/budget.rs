@@ -1,0 +1,116 @@
+//! How a merge divides its memory. Pure arithmetic over the request's limits and the shape of the rows.
+//!
+//! ```text
+//! memory_bytes ── overhead ──> DuckDB's memory_limit ── row groups in the making, per thread ──> one slice's sort
+//! ```
+//!
+//! The estimates come from measurements with DuckDB 1.5.6: a sort and its output hold a row about [`SORT_FACTOR`] times. They
+//! are meant to be wrong by some tens of percent; DuckDB spills what does not fit, and a slice that still fails is cut.
+
+use super::column_type::ColumnType;
+use super::schema::{GroupColumn, SchemaGroup};
+use super::slices::SliceAim;
+use super::{MergeLimits, MergeOptions};
+
+/// What the process needs besides DuckDB's own account: code, footers, allocator slack.
+const OVERHEAD_BYTES: u64 = 128 << 20;
+
+/// Below this DuckDB fails instead of spilling.
+const DUCKDB_FLOOR_BYTES: u64 = 96 << 20;
+
+/// Times that a row is held while it is sorted and encoded.
+const SORT_FACTOR: u64 = 3;
+
+/// Decoded bytes of a slice beyond which larger slices are no faster.
+const GOOD_SLICE_BYTES: u64 = 96 << 20;
+
+/// Row groups in a slice below which dictionaries are rebuilt too often.
+const MIN_ROW_GROUPS: u64 = 2;
+
+/// Slices per expected output: the closer an output can come to its target size.
+const SLICES_PER_OUTPUT: usize = 4;
+
+/// A string in a DuckDB vector, and a guess at what it points to.
+const STRING_BYTES: u64 = 24;
+
+/// A nested value: its offsets and a few elements.
+const NESTED_BYTES: u64 = 64;
+
+/// The sort key and the tie-breaker.
+const KEY_BYTES: u64 = 32;
+
+/// What the merge of one or more groups may use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Budget {
+    pub(super) threads: u64,
+    /// DuckDB's `memory_limit`.
+    pub(super) duckdb_bytes: u64,
+}
+
+impl Budget {
+    /// Threads and memory for the widest of the groups.
+    pub(super) fn new<'a>(
+        limits: &MergeLimits,
+        options: &MergeOptions,
+        groups: impl IntoIterator<Item = &'a SchemaGroup>,
+    ) -> Self {
+        let overhead = OVERHEAD_BYTES.min(limits.memory_bytes / 4);
+        let duckdb_bytes = (limits.memory_bytes - overhead).max(DUCKDB_FLOOR_BYTES);
+        let per_thread =
+            groups.into_iter().map(|g| row_bytes(g).saturating_mul(row_group_rows(options))).max().unwrap_or(0);
+        // Each thread collects and encodes a row group of its own. Half of the memory is left to the sort.
+        let fitting = (duckdb_bytes / 2) / per_thread.max(1);
+        Self { threads: fitting.clamp(1, limits.threads.get() as u64), duckdb_bytes }
+    }
+
+    /// How large the slices of a group should be.
+    pub(super) fn aim(&self, group: &SchemaGroup, options: &MergeOptions) -> SliceAim {
+        let row_bytes = row_bytes(group);
+        let row_group = row_group_rows(options);
+        let encoding = row_bytes.saturating_mul(row_group).saturating_mul(self.threads).min(self.duckdb_bytes / 2);
+        let outputs = expected_outputs(group, options);
+        let at_least = if outputs > 1 { outputs.saturating_mul(SLICES_PER_OUTPUT) } else { 1 };
+        SliceAim {
+            max_rows: ((self.duckdb_bytes - encoding) / SORT_FACTOR / row_bytes).max(1),
+            good_rows: (GOOD_SLICE_BYTES / row_bytes).max(1),
+            min_rows: MIN_ROW_GROUPS * row_group,
+            at_least,
+        }
+    }
+}
+
+/// Outputs of about the target size that the inputs would fill if they were not compressed any better.
+pub(super) fn expected_outputs(group: &SchemaGroup, options: &MergeOptions) -> usize {
+    let bytes: u64 = group.files().map(|f| f.size_bytes).sum();
+    let target = options.target_file_size_bytes.max(1);
+    usize::try_from((bytes.saturating_add(target / 2) / target).max(1)).unwrap_or(usize::MAX)
+}
+
+fn row_group_rows(options: &MergeOptions) -> u64 {
+    options.row_group_size.get() as u64
+}
+
+/// Bytes of a decoded row: what its types need, or what the files state, whichever is more.
+fn row_bytes(group: &SchemaGroup) -> u64 {
+    let fixed: u64 = group.columns.iter().map(column_bytes).sum::<u64>() + KEY_BYTES;
+    let rows: u64 = group.files().map(|f| f.rows).sum();
+    let stated: u64 = group.files().map(|f| f.uncompressed_bytes).sum();
+    fixed.max(stated / rows.max(1) + KEY_BYTES)
+}
+
+fn column_bytes(column: &GroupColumn) -> u64 {
+    match column.ty {
+        ColumnType::Boolean => 1,
+        ColumnType::Null | ColumnType::Float | ColumnType::Date => 4,
+        ColumnType::Integer { bits, .. } => u64::from(bits / 8),
+        ColumnType::Duration(_)
+        | ColumnType::Double
+        | ColumnType::TimeMicros { .. }
+        | ColumnType::TimeNanos
+        | ColumnType::TimestampMicros { .. }
+        | ColumnType::TimestampNanos => 8,
+        ColumnType::Decimal { .. } | ColumnType::Uuid => 16,
+        ColumnType::Text(_) | ColumnType::Binary { .. } => STRING_BYTES,
+        ColumnType::Struct(_) | ColumnType::List { .. } | ColumnType::Map { .. } => NESTED_BYTES,
+    }
+}
