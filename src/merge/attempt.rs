@@ -199,10 +199,11 @@ impl Attempt<'_> {
                     let size_bytes = fs::metadata(&path).map_err(io_error("read", &path))?.len();
                     merged[i].push(SliceFile { path, size_bytes });
                 }
-                Err(StatementError::OutOfMemory(message)) => {
+                Err(error @ (StatementError::OutOfMemory(_) | StatementError::SpillFull(_))) => {
                     let one_row_group = slice.rows <= self.request.options.row_group_size.get() as u64;
                     let parts = if plans[i].1 || one_row_group { None } else { lines[i].split(&slice) };
-                    let parts = parts.ok_or_else(|| self.failure(StatementError::OutOfMemory(message)))?;
+                    let parts = parts.ok_or_else(|| self.failure(error))?;
+                    tracing::debug!(rows = slice.rows, "slice does not fit into memory; cutting it in two");
                     for part in parts.into_iter().rev() {
                         todo.push_front((i, part));
                     }
@@ -368,7 +369,9 @@ impl Attempt<'_> {
             StatementError::OutOfMemory(detail) => {
                 MergeError::OutOfMemory { detail, limit_bytes: self.request.limits.memory_bytes }
             }
-            StatementError::DiskFull(detail) => MergeError::DiskFull { path: self.request.work_dir.clone(), detail },
+            StatementError::SpillFull(detail) | StatementError::DiskFull(detail) => {
+                MergeError::DiskFull { path: self.request.work_dir.clone(), detail }
+            }
             StatementError::Other(message) => MergeError::Engine(message),
         }
     }

@@ -48,16 +48,11 @@ pub(super) struct Budget {
 }
 
 impl Budget {
-    /// Threads and memory for the widest of the groups.
-    pub(super) fn new<'a>(
-        limits: &MergeLimits,
-        options: &MergeOptions,
-        groups: impl IntoIterator<Item = &'a SchemaGroup>,
-    ) -> Self {
+    /// Threads and memory for rows of at most `row_bytes` (see [`row_bytes`]).
+    pub(super) fn new(limits: &MergeLimits, options: &MergeOptions, row_bytes: u64) -> Self {
         let overhead = OVERHEAD_BYTES.min(limits.memory_bytes / 4);
         let duckdb_bytes = (limits.memory_bytes - overhead).max(DUCKDB_FLOOR_BYTES);
-        let per_thread =
-            groups.into_iter().map(|g| row_bytes(g).saturating_mul(row_group_rows(options))).max().unwrap_or(0);
+        let per_thread = row_bytes.saturating_mul(row_group_rows(options));
         // Each thread collects and encodes a row group of its own. Half of the memory is left to the sort.
         let fitting = (duckdb_bytes / 2) / per_thread.max(1);
         Self { threads: fitting.clamp(1, limits.threads.get() as u64), duckdb_bytes }
@@ -91,7 +86,7 @@ fn row_group_rows(options: &MergeOptions) -> u64 {
 }
 
 /// Bytes of a decoded row: what its types need, or what the files state, whichever is more.
-fn row_bytes(group: &SchemaGroup) -> u64 {
+pub(super) fn row_bytes(group: &SchemaGroup) -> u64 {
     let fixed: u64 = group.columns.iter().map(column_bytes).sum::<u64>() + KEY_BYTES;
     let rows: u64 = group.files().map(|f| f.rows).sum();
     let stated: u64 = group.files().map(|f| f.uncompressed_bytes).sum();

@@ -21,7 +21,7 @@ use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
 
 use super::attempt::{Attempt, Merged, Setback};
-use super::budget::Budget;
+use super::budget::{Budget, row_bytes};
 use super::schema::{SchemaGroup, group};
 use super::session::Session;
 use super::survey::survey;
@@ -49,7 +49,7 @@ impl MergeEngine for DuckDbEngine {
 }
 
 /// Merges, blocking the thread. What the engine and the child process do.
-pub fn run(
+pub(super) fn run(
     request: &MergeRequest,
     progress: &ProgressSink,
     cancel: &CancellationToken,
@@ -145,7 +145,8 @@ fn open(
         .enumerate()
         .filter_map(|(i, input)| work.link(i, input).transpose())
         .collect::<Result<Vec<String>, _>>()?;
-    let budget = Budget::new(&request.limits, &request.options, groups);
+    let widest = groups.iter().map(row_bytes).max().unwrap_or_default();
+    let budget = Budget::new(&request.limits, &request.options, widest);
     Ok((Session::open(work.text(), &files, &request.limits, &budget, cancel)?, budget))
 }
 
@@ -189,3 +190,6 @@ fn peak_memory_bytes() -> u64 {
         .and_then(|rest| rest.trim().strip_suffix("kB")?.trim().parse::<u64>().ok())
         .map_or(0, |kib| kib * 1024)
 }
+
+#[cfg(test)]
+mod tests;

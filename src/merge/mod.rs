@@ -34,7 +34,7 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
-pub use self::duckdb::{DuckDbEngine, run};
+pub use self::duckdb::DuckDbEngine;
 
 /// Merges files. Two implementations: in this process, and in a child process.
 #[async_trait]

@@ -25,6 +25,9 @@ const WATCH_INTERVAL: Duration = Duration::from_millis(20);
 pub(super) enum StatementError {
     Cancelled,
     OutOfMemory(String),
+    /// The temporary space that the request allows is used up.
+    SpillFull(String),
+    /// The disk is full.
     DiskFull(String),
     /// Anything else; most often a file that cannot be read.
     Other(String),
@@ -68,9 +71,10 @@ impl Session {
         });
         setup.map_err(|e| match e {
             StatementError::Cancelled => MergeError::Cancelled,
-            StatementError::OutOfMemory(m) | StatementError::DiskFull(m) | StatementError::Other(m) => {
-                MergeError::Engine(format!("set up duckdb: {m}"))
-            }
+            StatementError::OutOfMemory(m)
+            | StatementError::SpillFull(m)
+            | StatementError::DiskFull(m)
+            | StatementError::Other(m) => MergeError::Engine(format!("set up duckdb: {m}")),
         })?;
         Ok(session)
     }
@@ -118,9 +122,11 @@ impl Session {
 /// DuckDB's C interface gives an error's class only as the beginning of its text.
 fn classify(message: &str) -> StatementError {
     let has = |part: &str| message.contains(part);
-    // The temporary space that ran out is reported as memory that ran out; so it is looked for first.
-    if has("No space left") || has("max_temp_directory_size") || has("Disk quota exceeded") {
+    // Temporary space that ran out is reported as memory that ran out; so it is looked for first.
+    if has("No space left") || has("Disk quota exceeded") {
         StatementError::DiskFull(message.to_owned())
+    } else if has("max_temp_directory_size") {
+        StatementError::SpillFull(message.to_owned())
     } else if has("Out of Memory Error") || has("std::bad_alloc") || has("failed to allocate") {
         StatementError::OutOfMemory(message.to_owned())
     } else {
@@ -163,5 +169,97 @@ impl Drop for Watch {
             // It cannot panic, and a merge that has its result must not fail for it.
             let _ = thread.join();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroUsize;
+
+    use super::*;
+
+    const LIMITS: MergeLimits =
+        MergeLimits { memory_bytes: 256 << 20, threads: NonZeroUsize::MIN, temp_bytes: Some(1 << 20) };
+    const BUDGET: Budget = Budget { threads: 1, duckdb_bytes: 128 << 20 };
+
+    fn open(work_dir: &Path, files: &[String], cancel: &CancellationToken) -> Session {
+        Session::open(work_dir.to_str().expect("a UTF-8 path"), files, &LIMITS, &BUDGET, cancel).expect("opens")
+    }
+
+    #[test]
+    fn only_the_inputs_and_the_work_folder_can_be_read() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let root = dir.path().canonicalize().expect("exists");
+        let (work, other) = (root.join("work[1]*"), root.join("other"));
+        std::fs::create_dir_all(work.join("in")).expect("created");
+        std::fs::create_dir(&other).expect("created");
+        let connection = Connection::open_in_memory().expect("opens");
+        let real: Vec<String> = ["allowed'*", "secret"]
+            .iter()
+            .map(|name| {
+                let path = other.join(format!("{name}.parquet")).to_str().expect("UTF-8").to_owned();
+                let copy = format!("COPY (SELECT 7 AS v) TO {} (FORMAT parquet)", sql::literal(&path));
+                connection.execute_batch(&copy).expect("written");
+                path
+            })
+            .collect();
+        let session = open(&work, &real[..1], &CancellationToken::new());
+        let read = |path: &str| {
+            let list = sql::literals([sql::without_glob(path).as_str()]);
+            session.fingerprint(&format!("SELECT count(*), 0::UBIGINT, 0::HUGEINT FROM read_parquet({list})"))
+        };
+        for (name, target) in ["good", "bad"].iter().zip(&real) {
+            std::os::unix::fs::symlink(target, work.join(format!("in/{name}.parquet"))).expect("linked");
+        }
+        let link = |name: &str| format!("{}/in/{name}.parquet", work.display());
+        assert_eq!(read(&link("good")).expect("allowed").rows, 1);
+        let refused = [
+            link("bad"),
+            real[1].clone(),
+            format!("{}/../other/secret.parquet", work.display()),
+            "/etc/passwd".to_owned(),
+            "https://127.0.0.1:1/x.parquet".to_owned(),
+        ];
+        for path in refused {
+            assert!(matches!(read(&path), Err(StatementError::Other(_))), "{path} was not refused");
+        }
+        for statement in [
+            "SET enable_external_access = true".to_owned(),
+            "SET threads = 8".to_owned(),
+            "INSTALL httpfs".to_owned(),
+            format!("COPY (SELECT 1) TO {}", sql::literal(&format!("{}/x.parquet", other.display()))),
+        ] {
+            assert!(session.execute(&statement).is_err(), "{statement} was not refused");
+        }
+        session.execute(&format!("COPY (SELECT 1) TO {}", sql::literal(&link("own")))).expect("the work folder is ours");
+    }
+
+    #[test]
+    fn a_running_statement_ends_when_the_token_is_cancelled() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let cancel = CancellationToken::new();
+        let session = open(dir.path(), &[], &cancel);
+        let canceller = thread::spawn(move || cancel.cancel());
+        let endless = "SELECT count(*), 0::UBIGINT, 0::HUGEINT FROM range(1000000000000) a, range(1000000) b";
+        assert!(matches!(session.fingerprint(endless), Err(StatementError::Cancelled)));
+        canceller.join().expect("ended");
+    }
+
+    #[test]
+    fn errors_are_told_apart_by_what_can_be_done() {
+        let kind = |message: &str| match classify(message) {
+            StatementError::Cancelled => "cancelled",
+            StatementError::OutOfMemory(_) => "memory",
+            StatementError::SpillFull(_) => "spill",
+            StatementError::DiskFull(_) => "disk",
+            StatementError::Other(_) => "other",
+        };
+        assert_eq!(kind("Out of Memory Error: could not allocate block of size 256.0 KiB"), "memory");
+        assert_eq!(
+            kind("Out of Memory Error: failed to offload data block. This limit was set by the 'max_temp_directory_size' setting"),
+            "spill"
+        );
+        assert_eq!(kind("IO Error: Could not write all bytes to file: No space left on device"), "disk");
+        assert_eq!(kind("Invalid Input Error: No magic bytes found at end of file"), "other");
     }
 }

@@ -339,5 +339,4 @@ fn width(from: i64, until: i64) -> f64 {
 }
 
 #[cfg(test)]
-#[path = "slices_tests.rs"]
 mod tests;
