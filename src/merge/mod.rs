@@ -16,6 +16,12 @@
 //! bounded by the limits of the request and does not grow with the number of rows (I11). The same inputs in the same order
 //! give the same bytes.
 
+mod column_type;
+mod file_schema;
+mod schema;
+mod stats;
+mod survey;
+
 use std::fmt;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
