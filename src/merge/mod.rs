@@ -18,10 +18,16 @@
 
 mod attempt;
 mod budget;
+mod column_type;
 mod duckdb;
+mod file_schema;
+mod schema;
 mod session;
 mod slices;
 mod sql;
+mod stats;
+mod stitch;
+mod survey;
 mod verify;
 mod work_dir;
 
