@@ -20,6 +20,7 @@ mod column_type;
 mod file_schema;
 mod schema;
 mod stats;
+mod stitch;
 mod survey;
 
 use std::fmt;
