@@ -220,7 +220,7 @@ impl ColumnType {
             &Self::Decimal { precision, scale } => {
                 let physical = match precision {
                     ..=9 => Physical::INT32,
-                    ..=18 => Physical::INT64,
+                    10..=18 => Physical::INT64,
                     _ => Physical::FIXED_LEN_BYTE_ARRAY,
                 };
                 leaf(physical, Some(LogicalType::Decimal { scale: scale.into(), precision: precision.into() }))

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashSet};
 use duckdb::arrow::datatypes::{DataType, Field, FieldRef};
 use parquet::arrow::{ARROW_SCHEMA_META_KEY, parquet_to_arrow_schema};
 use parquet::basic::LogicalType;
-use parquet::file::metadata::{FileMetaData, KeyValue, RowGroupMetaData};
+use parquet::file::metadata::{ColumnChunkMetaData, FileMetaData, KeyValue, RowGroupMetaData};
 use parquet::schema::types::Type;
 
 use super::column_type::{ColumnType, FieldIds, annotation};
@@ -93,7 +93,7 @@ impl FileSchema {
             let leaves = leaf..leaf + leaf_count(field);
             leaf = leaves.end;
             let mut meaning = Meaning { ids: FieldIds::of(field), extensions: BTreeMap::new() };
-            collect_extensions(arrow, String::new(), &mut meaning.extensions);
+            collect_extensions(arrow, "", &mut meaning.extensions);
             self.columns.push(FileColumn {
                 name: field.name().to_owned(),
                 needs_cast: legacy_zone(field),
@@ -127,22 +127,22 @@ fn legacy_zone(field: &Type) -> bool {
         && matches!(annotation(info), Some(LogicalType::Timestamp { .. } | LogicalType::Time { .. }))
 }
 
-fn collect_extensions(field: &Field, path: String, found: &mut BTreeMap<String, (String, String)>) {
+fn collect_extensions(field: &Field, path: &str, found: &mut BTreeMap<String, (String, String)>) {
     // These two are Parquet logical types as well, and may be named or not.
     if let Some(name) = field.extension_type_name().filter(|name| !matches!(*name, "arrow.uuid" | "arrow.json")) {
         let metadata = field.extension_type_metadata().unwrap_or_default();
-        found.insert(path.clone(), (name.to_owned(), metadata.to_owned()));
+        found.insert(path.to_owned(), (name.to_owned(), metadata.to_owned()));
     }
     match field.data_type() {
         DataType::Struct(fields) => {
             for (i, child) in fields.iter().enumerate() {
-                collect_extensions(child, format!("{path}.{i}"), found);
+                collect_extensions(child, &format!("{path}.{i}"), found);
             }
         }
         DataType::List(child)
         | DataType::LargeList(child)
         | DataType::FixedSizeList(child, _)
-        | DataType::Map(child, _) => collect_extensions(child, format!("{path}.0"), found),
+        | DataType::Map(child, _) => collect_extensions(child, &format!("{path}.0"), found),
         _ => {}
     }
 }
@@ -161,7 +161,8 @@ pub(super) enum Span {
 impl Span {
     pub(super) fn of(row_groups: &[RowGroupMetaData], column: &FileColumn) -> Self {
         column.leaves.clone().fold(Self::Empty, |span, leaf| {
-            let Some(descriptor) = row_groups.first().and_then(|rg| rg.columns().get(leaf)).map(|c| c.column_descr())
+            let Some(descriptor) =
+                row_groups.first().and_then(|rg| rg.columns().get(leaf)).map(ColumnChunkMetaData::column_descr)
             else {
                 return span;
             };

@@ -151,8 +151,8 @@ pub(super) fn group(
     for (number, draft) in drafts.iter().enumerate() {
         let alone = draft.classes.iter().map(|class| class.files.len()).sum::<usize>() < 2;
         if alone {
-            let conflict = drafts.iter().enumerate().filter(|(other, _)| *other != number);
-            let conflict = conflict.filter_map(|(_, other)| other.conflict(&draft.classes[0])).next();
+            let mut others = drafts.iter().enumerate().filter(|(other, _)| *other != number);
+            let conflict = others.find_map(|(_, other)| other.conflict(&draft.classes[0]));
             let detail = conflict.unwrap_or_else(|| "it is the only file left".to_owned());
             put_aside(draft.classes[0].files[0].input, SetAsideReason::Alone(detail));
             continue;
@@ -308,7 +308,7 @@ impl Draft {
                 continue;
             }
             let draft = &self.columns[&column.name];
-            let ty = self.output_type(draft, &column.name, &classes);
+            let ty = output_type(draft, &column.name, &classes);
             let parquet_type = ty
                 .parquet(&column.name, &draft.meaning.ids)
                 .map_err(|e| format!("column {:?} cannot be declared: {e}", column.name))?;
@@ -338,22 +338,22 @@ impl Draft {
             columns,
         })
     }
+}
 
-    /// The type of the values, wide enough also for the declared types of columns without values where that is possible.
-    fn output_type(&self, draft: &DraftColumn, name: &str, classes: &[&Class]) -> ColumnType {
-        let declared = classes.iter().filter_map(|class| {
-            let i = class.schema.position(name)?;
-            class.is_all_null(i).then(|| &class.schema.columns[i].ty)
-        });
-        let mut reached =
-            DraftColumn { meaning: Meaning::default(), values: draft.values.clone(), fits_nanos: draft.fits_nanos };
-        for ty in declared {
-            if let Some(joined) = reached.join(ty, true) {
-                reached.values = Some(joined);
-            }
+/// The type of the values, wide enough also for the declared types of columns without values where that is possible.
+fn output_type(draft: &DraftColumn, name: &str, classes: &[&Class]) -> ColumnType {
+    let declared = classes.iter().filter_map(|class| {
+        let i = class.schema.position(name)?;
+        class.is_all_null(i).then(|| &class.schema.columns[i].ty)
+    });
+    let mut reached =
+        DraftColumn { meaning: Meaning::default(), values: draft.values.clone(), fits_nanos: draft.fits_nanos };
+    for ty in declared {
+        if let Some(joined) = reached.join(ty, true) {
+            reached.values = Some(joined);
         }
-        reached.values.unwrap_or(ColumnType::Null)
     }
+    reached.values.unwrap_or(ColumnType::Null)
 }
 
 fn file_class(class: &Class, columns: &[GroupColumn], time: usize) -> FileClass {

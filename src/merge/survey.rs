@@ -105,8 +105,8 @@ enum Failure {
     System(std::io::Error),
 }
 
-fn unreadable(detail: impl ToString) -> Failure {
-    Failure::SetAside(SetAsideReason::Unreadable(detail.to_string()))
+fn unreadable(detail: impl std::fmt::Display) -> Failure {
+    Failure::SetAside(SetAsideReason::Unreadable(format!("{detail}")))
 }
 
 fn read_one(index: usize, input: &MergeInput, schemas: &Schemas) -> Result<Surveyed, Failure> {
