@@ -13,11 +13,11 @@ use std::path::PathBuf;
 use tokio_util::sync::CancellationToken;
 
 use super::budget::{Budget, expected_outputs};
-use super::schema::{ClassFile, FileClass, SchemaGroup, TimeKind};
+use super::schema::{ClassFile, FileClass, SchemaGroup, TimeKind, time_bound};
 use super::session::{Session, StatementError};
 use super::slices::{self, FileSpan, Slice, TimeLine};
 use super::sql::{self, Source};
-use super::stitch::{Stitched, stitch, time_bound};
+use super::stitch::{Stitched, stitch};
 use super::verify::{self, Fingerprint};
 use super::work_dir::{WorkDir, io_error, remove_slice};
 use super::{MergeError, MergeProgress, MergeRequest, MergeStep, MergedFile, ProgressSink, Verify};
@@ -79,9 +79,13 @@ struct Member<'a> {
 impl Attempt<'_> {
     /// A footer that lies about times misleads both the slices and DuckDB's own skipping. So a group that cannot be proven
     /// is merged once more without any range; only when that fails, too, the proof has failed.
-    pub(super) fn run_until_proven(&mut self) -> Result<Merged, Setback> {
+    pub(super) fn run(&mut self) -> Result<Merged, Setback> {
+        let expected = match self.request.options.verify {
+            Verify::Content => Some(self.scan_inputs()?),
+            Verify::Footers => None,
+        };
         loop {
-            match self.run() {
+            match self.merge_and_prove(expected.as_deref()) {
                 Err(Setback::Mismatch { group, detail }) if self.unsliced.insert(group) => {
                     let job_id = &self.request.job_id;
                     tracing::warn!(%job_id, %detail, "proof failed; merging once more without slices");
@@ -91,16 +95,12 @@ impl Attempt<'_> {
         }
     }
 
-    fn run(&self) -> Result<Merged, Setback> {
+    fn merge_and_prove(&self, expected: Option<&[Fingerprint]>) -> Result<Merged, Setback> {
         self.work.restart()?;
-        let expected = match self.request.options.verify {
-            Verify::Content => Some(self.scan_inputs()?),
-            Verify::Footers => None,
-        };
         let slices = self.merge_slices()?;
         let count = slices.iter().map(Vec::len).sum();
         let outputs = self.stitch(slices)?;
-        self.prove(&outputs, expected.as_deref())?;
+        self.prove(&outputs, expected)?;
         Ok(Merged {
             outputs: outputs.into_iter().flatten().map(|(file, _)| file).collect(),
             fingerprint: expected.map(|e| e.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")),
@@ -283,11 +283,8 @@ impl Attempt<'_> {
         parts: usize,
     ) -> Result<(MergedFile, Stitched), MergeError> {
         let stem = &self.request.output_stem;
-        let name = if parts == 1 {
-            format!("{stem}_compacted.parquet")
-        } else {
-            format!("{stem}_{part}_compacted.parquet")
-        };
+        let name =
+            if parts == 1 { format!("{stem}_compacted.parquet") } else { format!("{stem}_{part}_compacted.parquet") };
         let path = self.work.output(&name);
         let paths: Vec<PathBuf> = slices.iter().map(|s| s.path.clone()).collect();
         let stitched = stitch(group, &paths, &path, self.lineage(group, part, parts)?)?;
@@ -320,11 +317,7 @@ impl Attempt<'_> {
         ])
     }
 
-    fn prove(
-        &self,
-        outputs: &[Vec<(MergedFile, Stitched)>],
-        expected: Option<&[Fingerprint]>,
-    ) -> Result<(), Setback> {
+    fn prove(&self, outputs: &[Vec<(MergedFile, Stitched)>], expected: Option<&[Fingerprint]>) -> Result<(), Setback> {
         self.report(MergeStep::Prove, 0, 1, 0);
         for (i, group) in self.groups.iter().enumerate() {
             let files: Vec<&Stitched> = outputs[i].iter().map(|(_, s)| s).collect();

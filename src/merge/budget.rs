@@ -109,3 +109,41 @@ fn column_bytes(column: &GroupColumn) -> u64 {
         ColumnType::Struct(_) | ColumnType::List { .. } | ColumnType::Map { .. } => NESTED_BYTES,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroUsize;
+
+    use super::*;
+    use crate::merge::{Compression, ParquetVersion, Verify};
+
+    fn options() -> MergeOptions {
+        MergeOptions {
+            compression: Compression::Zstd(3),
+            parquet_version: ParquetVersion::V2,
+            row_group_size: NonZeroUsize::new(122_880).expect("not zero"),
+            target_file_size_bytes: 512 << 20,
+            sort_by: vec!["time".to_owned()],
+            time_column: "time".to_owned(),
+            verify: Verify::Content,
+        }
+    }
+
+    fn limits(memory_mib: u64, threads: usize) -> MergeLimits {
+        let threads = NonZeroUsize::new(threads).expect("not zero");
+        MergeLimits { memory_bytes: memory_mib << 20, threads, temp_bytes: None }
+    }
+
+    #[test]
+    fn duckdb_gets_what_the_process_does_not_need_itself() {
+        assert_eq!(Budget::new(&limits(1024, 2), &options(), 64).duckdb_bytes, 896 << 20);
+        assert_eq!(Budget::new(&limits(200, 2), &options(), 64).duckdb_bytes, 150 << 20);
+        assert_eq!(Budget::new(&limits(1, 2), &options(), 64).duckdb_bytes, 96 << 20);
+    }
+
+    #[test]
+    fn wide_rows_cost_threads_before_they_cost_slices() {
+        let threads = |row_bytes| Budget::new(&limits(1024, 8), &options(), row_bytes).threads;
+        assert_eq!((threads(100), threads(1000), threads(100_000)), (8, 3, 1));
+    }
+}

@@ -27,7 +27,8 @@ use super::session::Session;
 use super::survey::survey;
 use super::work_dir::WorkDir;
 use super::{
-    MergeEngine, MergeError, MergeOutcome, MergeProgress, MergeRequest, MergeStep, ProgressSink, SetAside, SetAsideReason,
+    MergeEngine, MergeError, MergeOutcome, MergeProgress, MergeRequest, MergeStep, ProgressSink, SetAside,
+    SetAsideReason,
 };
 
 /// Merges in this process, on a blocking thread. A crash of DuckDB is a crash of the process.
@@ -82,17 +83,9 @@ fn merge(
             session = Some(open(request, work, &groups, cancel)?);
         }
         let (session, budget) = session.as_ref().expect("opened above");
-        let mut attempt = Attempt {
-            request,
-            work,
-            groups: &groups,
-            unsliced: BTreeSet::new(),
-            session,
-            budget,
-            progress,
-            cancel,
-        };
-        match attempt.run_until_proven() {
+        let mut attempt =
+            Attempt { request, work, groups: &groups, unsliced: BTreeSet::new(), session, budget, progress, cancel };
+        match attempt.run() {
             Ok(merged) => return outcome(request, &groups, set_aside, merged, session.version()?),
             Err(Setback::Damaged(files)) => {
                 for (input, why) in &files {
@@ -123,10 +116,12 @@ fn survey_sound(
     let (mut surveyed, mut set_aside) = survey(&request.inputs, request.limits.threads, cancel, &done)?;
     surveyed.retain(|s| !damaged.contains_key(&s.input));
     let named: BTreeSet<String> = set_aside.iter().map(|s| s.name.clone()).collect();
-    set_aside.extend(damaged.iter().map(|(&input, why)| (&request.inputs[input].name, why)).filter_map(|(name, why)| {
-        let reason = SetAsideReason::Unreadable(why.clone());
-        (!named.contains(name)).then(|| SetAside { name: name.clone(), reason })
-    }));
+    set_aside.extend(damaged.iter().map(|(&input, why)| (&request.inputs[input].name, why)).filter_map(
+        |(name, why)| {
+            let reason = SetAsideReason::Unreadable(why.clone());
+            (!named.contains(name)).then(|| SetAside { name: name.clone(), reason })
+        },
+    ));
     let (groups, left_alone) = group(surveyed, &request.inputs, &request.options);
     set_aside.extend(left_alone);
     Ok((groups, set_aside))

@@ -36,9 +36,10 @@ pub(super) enum StatementError {
 /// An open, closed-off DuckDB.
 #[derive(Debug)]
 pub(super) struct Session {
+    /// Ends before the connection does.
+    _watch: Watch,
     connection: Connection,
     cancel: CancellationToken,
-    _watch: Watch,
 }
 
 impl Session {
@@ -65,7 +66,7 @@ impl Session {
         let connection = Connection::open_in_memory_with_flags(config)
             .map_err(|e| MergeError::Engine(format!("open duckdb: {e}")))?;
         let watch = Watch::start(&connection, cancel.clone());
-        let session = Self { connection, cancel: cancel.clone(), _watch: watch };
+        let session = Self { _watch: watch, connection, cancel: cancel.clone() };
         let setup = session.in_utc().and_then(|()| {
             sql::lock_down(files, work_dir, limits.temp_bytes).iter().try_for_each(|s| session.execute(s).map(|_| ()))
         });
@@ -87,15 +88,14 @@ impl Session {
     /// Runs a statement that returns one fingerprint.
     pub(super) fn fingerprint(&self, statement: &str) -> Result<Fingerprint, StatementError> {
         self.run(|c| {
-            c.query_row(statement, [], |row| {
-                Ok(Fingerprint { rows: row.get(0)?, xor: row.get(1)?, sum: row.get(2)? })
-            })
+            c.query_row(statement, [], |row| Ok(Fingerprint { rows: row.get(0)?, xor: row.get(1)?, sum: row.get(2)? }))
         })
     }
 
     /// The engine's name and version.
     pub(super) fn version(&self) -> Result<String, MergeError> {
-        let version = self.connection.version().map_err(|e| MergeError::Engine(format!("read duckdb's version: {e}")))?;
+        let version =
+            self.connection.version().map_err(|e| MergeError::Engine(format!("read duckdb's version: {e}")))?;
         Ok(format!("duckdb {version}"))
     }
 
@@ -231,7 +231,9 @@ mod tests {
         ] {
             assert!(session.execute(&statement).is_err(), "{statement} was not refused");
         }
-        session.execute(&format!("COPY (SELECT 1) TO {}", sql::literal(&link("own")))).expect("the work folder is ours");
+        session
+            .execute(&format!("COPY (SELECT 1) TO {}", sql::literal(&link("own"))))
+            .expect("the work folder is ours");
     }
 
     #[test]
@@ -256,7 +258,9 @@ mod tests {
         };
         assert_eq!(kind("Out of Memory Error: could not allocate block of size 256.0 KiB"), "memory");
         assert_eq!(
-            kind("Out of Memory Error: failed to offload data block. This limit was set by the 'max_temp_directory_size' setting"),
+            kind(
+                "Out of Memory Error: failed to offload data block. This limit was set by the 'max_temp_directory_size' setting"
+            ),
             "spill"
         );
         assert_eq!(kind("IO Error: Could not write all bytes to file: No space left on device"), "disk");

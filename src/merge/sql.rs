@@ -130,7 +130,13 @@ pub(super) fn slice_column(index: usize) -> String {
 pub(super) fn fingerprint(group: &SchemaGroup, sources: &[Source<'_>]) -> String {
     let branches: Vec<String> = sources
         .iter()
-        .map(|s| format!("SELECT {} FROM {}", hash(&(0..group.columns.len()).map(|i| s.value(group, i)).collect::<Vec<_>>()), s.scan()))
+        .map(|s| {
+            format!(
+                "SELECT {} FROM {}",
+                hash(&(0..group.columns.len()).map(|i| s.value(group, i)).collect::<Vec<_>>()),
+                s.scan()
+            )
+        })
         .collect();
     fold(&branches.join(" UNION ALL "))
 }
@@ -170,7 +176,11 @@ fn range_filter(group: &SchemaGroup, range: Range) -> String {
                 .into_iter()
                 .filter_map(|(bound, op)| Some(format!("{time} {op} {}", time_literal(group, bound?))))
                 .collect();
-            if bounds.is_empty() { format!(" WHERE {time} IS NOT NULL") } else { format!(" WHERE {}", bounds.join(" AND ")) }
+            if bounds.is_empty() {
+                format!(" WHERE {time} IS NOT NULL")
+            } else {
+                format!(" WHERE {}", bounds.join(" AND "))
+            }
         }
     }
 }
@@ -230,4 +240,38 @@ pub(super) fn lock_down(files: &[String], folder: &str, temp_bytes: Option<u64>)
         "SET lock_configuration = true".to_owned(),
     ]);
     statements
+}
+
+#[cfg(test)]
+mod tests {
+    use ::duckdb::Connection;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn quoted_text_means_itself(text in "[^\0]{0,20}", name in "[^\0]{1,20}") {
+            let connection = Connection::open_in_memory().expect("opens");
+            let query = format!("SELECT {} AS {}", literal(&text), identifier(&name));
+            let mut statement = connection.prepare(&query).expect("prepared");
+            let read: String = statement.query_row([], |row| row.get(0)).expect("run");
+            prop_assert_eq!(read, text);
+            prop_assert_eq!(statement.column_names(), [name]);
+        }
+    }
+
+    #[test]
+    fn a_path_without_glob_characters_stays_and_others_match_only_themselves() {
+        assert_eq!(without_glob("/tmp/a-b/0.parquet"), "/tmp/a-b/0.parquet");
+        assert_eq!(without_glob("/a*b/[x]?.parquet"), "/a[*]b/[[]x][?].parquet");
+    }
+
+    #[test]
+    fn lists_quote_each_text() {
+        assert_eq!(literals(["it's", "b"]), "['it''s', 'b']");
+        assert_eq!(literals([]), "[]");
+    }
 }

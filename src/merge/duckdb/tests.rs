@@ -185,10 +185,14 @@ fn rows_without_a_time_come_last() {
     let mut fixture = Fixture::new();
     for i in 0..4 {
         let rows = series(i, i64::from(i) * 4_000_000, 1000, 4000);
-        let query = format!("SELECT * REPLACE (CASE WHEN value % 10 = 3 THEN NULL ELSE time END AS time) FROM ({rows})");
+        let query =
+            format!("SELECT * REPLACE (CASE WHEN value % 10 = 3 THEN NULL ELSE time END AS time) FROM ({rows})");
         fixture.file(&format!("{i}.parquet"), &query);
     }
-    fixture.file("only_nulls.parquet", "SELECT NULL::TIMESTAMP AS time, 'x' AS host, 1::INTEGER AS value, 0.5::DOUBLE AS load");
+    fixture.file(
+        "only_nulls.parquet",
+        "SELECT NULL::TIMESTAMP AS time, 'x' AS host, 1::INTEGER AS value, 0.5::DOUBLE AS load",
+    );
     let outcome = fixture.check(&fixture.request());
     assert!(outcome.slices > 2);
     assert_eq!(outcome.rows, 16_001);
@@ -220,11 +224,16 @@ fn the_same_inputs_give_the_same_bytes() {
     let mut fixture = Fixture::new();
     for i in 0..6 {
         // Many rows of equal time, in and across files.
-        fixture.file(&format!("{i}.parquet"), &format!("SELECT * REPLACE (time_bucket(INTERVAL 1 second, time) AS time) FROM ({})", series(i, 0, 1000, 20_000)));
+        fixture.file(
+            &format!("{i}.parquet"),
+            &format!(
+                "SELECT * REPLACE (time_bucket(INTERVAL 1 second, time) AS time) FROM ({})",
+                series(i, 0, 1000, 20_000)
+            ),
+        );
     }
-    let checksums = || -> Vec<String> {
-        fixture.check(&fixture.request()).outputs.into_iter().map(|o| o.checksum).collect()
-    };
+    let checksums =
+        || -> Vec<String> { fixture.check(&fixture.request()).outputs.into_iter().map(|o| o.checksum).collect() };
     let first = checksums();
     assert_eq!(first, checksums());
     assert_eq!(first, checksums());
@@ -270,7 +279,10 @@ fn rows_are_sorted_by_every_column_of_the_key() {
     let mut fixture = Fixture::new();
     for i in 0..4 {
         let rows = series(i, 0, 1000, 5000);
-        fixture.file(&format!("{i}.parquet"), &format!("SELECT * REPLACE (time_bucket(INTERVAL 1 second, time) AS time) FROM ({rows})"));
+        fixture.file(
+            &format!("{i}.parquet"),
+            &format!("SELECT * REPLACE (time_bucket(INTERVAL 1 second, time) AS time) FROM ({rows})"),
+        );
     }
     let mut request = fixture.request();
     request.options.sort_by = vec!["time".to_owned(), "host".to_owned(), "value".to_owned()];
@@ -339,7 +351,8 @@ fn when_all_files_are_damaged_nothing_is_merged() {
     let mut fixture = Fixture::new();
     for i in 0..3 {
         let path = fixture.file(&format!("{i}.parquet"), &series(i, 0, 1000, 100));
-        fs::write(&path, vec![0; fs::metadata(&path).expect("exists").len().try_into().expect("small")]).expect("written");
+        fs::write(&path, vec![0; fs::metadata(&path).expect("exists").len().try_into().expect("small")])
+            .expect("written");
     }
     let error = fixture.merge(&fixture.request()).expect_err("nothing is left");
     assert!(matches!(error, MergeError::NothingToMerge(aside) if aside.len() == 3));
@@ -382,7 +395,10 @@ fn with_footers_alone_a_lying_footer_fails_the_proof() {
     let mut request = fixture.request();
     request.options.verify = Verify::Footers;
     let error = fixture.merge(&request).expect_err("the footers contradict each other");
-    assert!(matches!(&error, MergeError::ProofFailed(detail) if detail.contains("maximum of column \"time\"")), "{error}");
+    assert!(
+        matches!(&error, MergeError::ProofFailed(detail) if detail.contains("maximum of column \"time\"")),
+        "{error}"
+    );
 }
 
 #[test]
