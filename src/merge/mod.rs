@@ -16,6 +16,21 @@
 //! bounded by the limits of the request and does not grow with the number of rows (I11). The same inputs in the same order
 //! give the same bytes.
 
+mod attempt;
+mod budget;
+mod column_type;
+mod duckdb;
+mod file_schema;
+mod schema;
+mod session;
+mod slices;
+mod sql;
+mod stats;
+mod stitch;
+mod survey;
+mod verify;
+mod work_dir;
+
 use std::fmt;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -27,6 +42,7 @@ use tokio_util::sync::CancellationToken;
 
 /// Key of the Parquet key-value metadata under which an output names its inputs, as a JSON array of file names.
 pub const LINEAGE_INPUTS_KEY: &str = "arc.inputs";
+pub use self::duckdb::DuckDbEngine;
 
 /// Merges files. Two implementations: in this process, and in a child process.
 #[async_trait]

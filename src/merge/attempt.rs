@@ -1,0 +1,395 @@
+//! One attempt to merge a fixed set of groups, from the fingerprint of the inputs to the proof of the outputs.
+//!
+//! What must hold: the inputs' fingerprint is taken over whole files, before and apart from slicing, so that a mistake in
+//! slicing cannot hide; nothing that an attempt wrote is used unless all of it is proven. Memory that does not suffice for a
+//! slice costs a cut, not the merge.
+//!
+//! Not here: what happens after a setback (`duckdb.rs`).
+
+use std::collections::{BTreeSet, VecDeque};
+use std::fs;
+use std::path::PathBuf;
+
+use tokio_util::sync::CancellationToken;
+
+use super::budget::{Budget, expected_outputs};
+use super::schema::{ClassFile, FileClass, SchemaGroup, TimeKind, time_bound};
+use super::session::{Session, StatementError};
+use super::slices::{self, FileSpan, Slice, TimeLine};
+use super::sql::{self, Source};
+use super::stitch::{Stitched, stitch};
+use super::verify::{self, Fingerprint};
+use super::work_dir::{WorkDir, io_error, remove_slice};
+use super::{MergeError, MergeProgress, MergeRequest, MergeStep, MergedFile, ProgressSink, Verify};
+
+/// Files in one scan. Very long lists of wide files have crashed older versions, and a short list is quicker to halve.
+const SCAN_FILES: usize = 256;
+
+/// What an attempt needs.
+pub(super) struct Attempt<'a> {
+    pub(super) request: &'a MergeRequest,
+    pub(super) work: &'a WorkDir,
+    pub(super) groups: &'a [SchemaGroup],
+    /// Groups to be merged in one statement without any filter, because with slices they could not be proven.
+    pub(super) unsliced: BTreeSet<usize>,
+    pub(super) session: &'a Session,
+    pub(super) budget: &'a Budget,
+    pub(super) progress: &'a ProgressSink,
+    pub(super) cancel: &'a CancellationToken,
+}
+
+/// What a successful attempt gives.
+pub(super) struct Merged {
+    pub(super) outputs: Vec<MergedFile>,
+    pub(super) fingerprint: Option<String>,
+    pub(super) slices: usize,
+}
+
+/// Why an attempt gave nothing.
+pub(super) enum Setback {
+    /// These inputs cannot be read, for these reasons.
+    Damaged(Vec<(usize, String)>),
+    /// Outputs and inputs of this group disagree.
+    Mismatch {
+        group: usize,
+        detail: String,
+    },
+    Failed(MergeError),
+}
+
+impl From<MergeError> for Setback {
+    fn from(error: MergeError) -> Self {
+        Self::Failed(error)
+    }
+}
+
+/// A sorted piece of a group, on disk.
+struct SliceFile {
+    path: PathBuf,
+    size_bytes: u64,
+}
+
+/// A file of a group, with the class it belongs to.
+#[derive(Clone, Copy)]
+struct Member<'a> {
+    class: &'a FileClass,
+    file: &'a ClassFile,
+}
+
+impl Attempt<'_> {
+    /// A footer that lies about times misleads both the slices and DuckDB's own skipping. So a group that cannot be proven
+    /// is merged once more without any range; only when that fails, too, the proof has failed.
+    pub(super) fn run(&mut self) -> Result<Merged, Setback> {
+        let expected = match self.request.options.verify {
+            Verify::Content => Some(self.scan_inputs()?),
+            Verify::Footers => None,
+        };
+        loop {
+            match self.merge_and_prove(expected.as_deref()) {
+                Err(Setback::Mismatch { group, detail }) if self.unsliced.insert(group) => {
+                    let job_id = &self.request.job_id;
+                    tracing::warn!(%job_id, %detail, "proof failed; merging once more without slices");
+                }
+                other => return other,
+            }
+        }
+    }
+
+    fn merge_and_prove(&self, expected: Option<&[Fingerprint]>) -> Result<Merged, Setback> {
+        self.work.restart()?;
+        let slices = self.merge_slices()?;
+        let count = slices.iter().map(Vec::len).sum();
+        let outputs = self.stitch(slices)?;
+        self.prove(&outputs, expected)?;
+        Ok(Merged {
+            outputs: outputs.into_iter().flatten().map(|(file, _)| file).collect(),
+            fingerprint: expected.map(|e| e.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")),
+            slices: count,
+        })
+    }
+
+    /// The fingerprint of each group's rows. Decodes every value, so it also finds the files whose data is damaged.
+    fn scan_inputs(&self) -> Result<Vec<Fingerprint>, Setback> {
+        let total_bytes = self.groups.iter().flat_map(members).map(|m| m.file.size_bytes).sum();
+        let mut done_bytes = 0;
+        let mut damaged = Vec::new();
+        let mut fingerprints = Vec::new();
+        for group in self.groups {
+            let mut fingerprint = Fingerprint::default();
+            for chunk in members(group).collect::<Vec<_>>().chunks(SCAN_FILES) {
+                self.report(MergeStep::Scan, 0, 1, done_bytes);
+                match self.scan(group, chunk) {
+                    Ok(part) => fingerprint.add(&part),
+                    Err(StatementError::Other(message)) => {
+                        let found = self.find_damaged(group, chunk)?;
+                        if found.is_empty() {
+                            return Err(self.failure(StatementError::Other(message)).into());
+                        }
+                        damaged.extend(found);
+                    }
+                    Err(error) => return Err(self.failure(error).into()),
+                }
+                done_bytes += chunk.iter().map(|m| m.file.size_bytes).sum::<u64>();
+            }
+            fingerprints.push(fingerprint);
+        }
+        if damaged.is_empty() {
+            self.report(MergeStep::Scan, 1, 1, total_bytes);
+            Ok(fingerprints)
+        } else {
+            Err(Setback::Damaged(damaged))
+        }
+    }
+
+    fn scan(&self, group: &SchemaGroup, members: &[Member<'_>]) -> Result<Fingerprint, StatementError> {
+        self.session.fingerprint(&sql::fingerprint(group, &self.sources(members)))
+    }
+
+    /// The files that cannot be scanned on their own, found by halving.
+    fn find_damaged(&self, group: &SchemaGroup, suspects: &[Member<'_>]) -> Result<Vec<(usize, String)>, MergeError> {
+        match self.scan(group, suspects) {
+            Ok(_) => Ok(Vec::new()),
+            Err(StatementError::Other(message)) => match suspects {
+                [] => Ok(Vec::new()),
+                [one] => {
+                    let input = &self.request.inputs[one.file.input];
+                    Ok(vec![(one.file.input, message.replace(&self.work.input(one.file.input), &input.name))])
+                }
+                many => {
+                    let (left, right) = many.split_at(many.len() / 2);
+                    let mut found = self.find_damaged(group, left)?;
+                    found.extend(self.find_damaged(group, right)?);
+                    Ok(found)
+                }
+            },
+            Err(error) => Err(self.failure(error)),
+        }
+    }
+
+    /// Sorts every slice of every group into a file of its own; per group, in ascending order of time.
+    fn merge_slices(&self) -> Result<Vec<Vec<SliceFile>>, Setback> {
+        let plans: Vec<(Vec<FileSpan>, bool)> = self
+            .groups
+            .iter()
+            .enumerate()
+            .map(|(i, group)| {
+                let spans = members(group).map(|m| span(m.file)).collect();
+                (spans, matches!(group.time_kind, TimeKind::Other) || self.unsliced.contains(&i))
+            })
+            .collect();
+        let mut todo: VecDeque<(usize, Slice)> = VecDeque::new();
+        let lines: Vec<TimeLine<'_>> = plans.iter().map(|(spans, _)| TimeLine::new(spans)).collect();
+        for (i, group) in self.groups.iter().enumerate() {
+            let plan = if plans[i].1 { vec![lines[i].whole()] } else { lines[i].plan(&self.aim(group)) };
+            todo.extend(plan.into_iter().map(|slice| (i, slice)));
+        }
+        let mut merged: Vec<Vec<SliceFile>> = self.groups.iter().map(|_| Vec::new()).collect();
+        let (mut tried, mut done, mut done_bytes) = (0, 0, 0);
+        while let Some((i, slice)) = todo.pop_front() {
+            self.report(MergeStep::Merge, done, done + 1 + todo.len() as u64, done_bytes);
+            let group = &self.groups[i];
+            let last_chance = merged[i].is_empty() && todo.front().is_none_or(|(next, _)| *next != i);
+            let path = self.work.slice(tried);
+            tried += 1;
+            match self.merge_slice(group, &slice, &path) {
+                // A slice without rows leaves no trace, unless the whole group has none: then the outputs keep its schema.
+                Ok(0) if !last_chance => remove_slice(path.as_ref())?,
+                Ok(_) => {
+                    let path = PathBuf::from(path);
+                    let size_bytes = fs::metadata(&path).map_err(io_error("read", &path))?.len();
+                    merged[i].push(SliceFile { path, size_bytes });
+                }
+                Err(error @ (StatementError::OutOfMemory(_) | StatementError::SpillFull(_))) => {
+                    let one_row_group = slice.rows <= self.request.options.row_group_size.get() as u64;
+                    let parts = if plans[i].1 || one_row_group { None } else { lines[i].split(&slice) };
+                    let parts = parts.ok_or_else(|| self.failure(error))?;
+                    tracing::debug!(rows = slice.rows, "slice does not fit into memory; cutting it in two");
+                    for part in parts.into_iter().rev() {
+                        todo.push_front((i, part));
+                    }
+                    continue;
+                }
+                Err(StatementError::Other(message)) => {
+                    let all: Vec<Member<'_>> = members(group).collect();
+                    let suspects: Vec<Member<'_>> = slice.files.iter().map(|&at| all[at]).collect();
+                    let found = self.find_damaged(group, &suspects)?;
+                    if found.is_empty() {
+                        return Err(self.failure(StatementError::Other(message)).into());
+                    }
+                    return Err(Setback::Damaged(found));
+                }
+                Err(error) => return Err(self.failure(error).into()),
+            }
+            done += 1;
+            done_bytes += input_bytes(group, slice.rows);
+        }
+        self.report(MergeStep::Merge, done, done, done_bytes);
+        Ok(merged)
+    }
+
+    fn merge_slice(&self, group: &SchemaGroup, slice: &Slice, path: &str) -> Result<u64, StatementError> {
+        let all: Vec<Member<'_>> = members(group).collect();
+        let mut files: Vec<Member<'_>> = slice.files.iter().map(|&at| all[at]).collect();
+        if files.is_empty() {
+            // By the footers there is no row in this range; any file gives the schema of an empty result.
+            files.extend(all.first());
+        }
+        let sources = self.sources(&files);
+        self.session.execute(&sql::copy_slice(group, &sources, slice.range, &self.request.options, path))
+    }
+
+    fn aim(&self, group: &SchemaGroup) -> slices::SliceAim {
+        let aim = self.budget.aim(group, &self.request.options);
+        if sliced_by_sort(group) {
+            return aim;
+        }
+        // Slices cannot be joined when rows are sorted by something else than time: each becomes an output. DuckDB spills.
+        let outputs = expected_outputs(group, &self.request.options);
+        slices::SliceAim { max_rows: u64::MAX, good_rows: u64::MAX, min_rows: 1, at_least: outputs }
+    }
+
+    /// Joins consecutive slices into outputs; per group, in ascending order of time.
+    fn stitch(&self, slices: Vec<Vec<SliceFile>>) -> Result<Vec<Vec<(MergedFile, Stitched)>>, MergeError> {
+        let target = self.request.options.target_file_size_bytes;
+        let mut parts: Vec<(usize, Vec<SliceFile>)> = Vec::new();
+        for (i, files) in slices.into_iter().enumerate() {
+            let sizes: Vec<u64> = files.iter().map(|f| f.size_bytes).collect();
+            let cuts = if sliced_by_sort(&self.groups[i]) {
+                slices::outputs(&sizes, target)
+            } else {
+                (0..files.len()).map(|k| k..k + 1).collect()
+            };
+            let mut files = files.into_iter();
+            parts.extend(cuts.into_iter().map(|cut| (i, files.by_ref().take(cut.len()).collect())));
+        }
+        let total = parts.len();
+        let mut outputs: Vec<Vec<(MergedFile, Stitched)>> = self.groups.iter().map(|_| Vec::new()).collect();
+        for (k, (i, files)) in parts.into_iter().enumerate() {
+            if self.cancel.is_cancelled() {
+                return Err(MergeError::Cancelled);
+            }
+            self.report(MergeStep::Stitch, k as u64, total as u64, 0);
+            outputs[i].push(self.stitch_one(&self.groups[i], &files, k + 1, total)?);
+        }
+        self.report(MergeStep::Stitch, total as u64, total as u64, 0);
+        Ok(outputs)
+    }
+
+    fn stitch_one(
+        &self,
+        group: &SchemaGroup,
+        slices: &[SliceFile],
+        part: usize,
+        parts: usize,
+    ) -> Result<(MergedFile, Stitched), MergeError> {
+        let stem = &self.request.output_stem;
+        let name =
+            if parts == 1 { format!("{stem}_compacted.parquet") } else { format!("{stem}_{part}_compacted.parquet") };
+        let path = self.work.output(&name);
+        let paths: Vec<PathBuf> = slices.iter().map(|s| s.path.clone()).collect();
+        let stitched = stitch(group, &paths, &path, self.lineage(group, part, parts)?)?;
+        paths.iter().try_for_each(|p| remove_slice(p))?;
+        let bound = |value: Option<i64>| value.map(|v| time_bound(&group.time_kind, v));
+        let file = MergedFile {
+            name,
+            path,
+            size_bytes: stitched.size_bytes,
+            rows: stitched.rows,
+            min_time: bound(stitched.time.min),
+            max_time: bound(stitched.time.max),
+            checksum: stitched.checksum.clone(),
+        };
+        Ok((file, stitched))
+    }
+
+    /// What an output says about its own origin.
+    fn lineage(&self, group: &SchemaGroup, part: usize, parts: usize) -> Result<Vec<(String, String)>, MergeError> {
+        let mut inputs: Vec<usize> = members(group).map(|m| m.file.input).collect();
+        inputs.sort_unstable();
+        let names: Vec<&str> = inputs.iter().map(|&i| self.request.inputs[i].name.as_str()).collect();
+        let names = serde_json::to_string(&names).map_err(|e| MergeError::Engine(format!("write lineage: {e}")))?;
+        Ok(vec![
+            ("arc.job_id".to_owned(), self.request.job_id.clone()),
+            ("arc.generation".to_owned(), self.request.generation.to_string()),
+            ("arc.part".to_owned(), format!("{part}/{parts}")),
+            ("arc.inputs".to_owned(), names),
+            ("arc.engine".to_owned(), self.session.version()?),
+        ])
+    }
+
+    fn prove(&self, outputs: &[Vec<(MergedFile, Stitched)>], expected: Option<&[Fingerprint]>) -> Result<(), Setback> {
+        self.report(MergeStep::Prove, 0, 1, 0);
+        for (i, group) in self.groups.iter().enumerate() {
+            let files: Vec<&Stitched> = outputs[i].iter().map(|(_, s)| s).collect();
+            let mismatch = |detail: String| Setback::Mismatch { group: i, detail };
+            verify::ascending(&files).map_err(mismatch)?;
+            let footers = verify::footers(group, &files);
+            match expected {
+                None => footers.map_err(mismatch)?,
+                Some(expected) => {
+                    let paths: Vec<String> =
+                        outputs[i].iter().map(|(f, _)| f.path.to_string_lossy().into_owned()).collect();
+                    let found = self
+                        .session
+                        .fingerprint(&sql::output_fingerprint(group, &paths))
+                        .map_err(|e| self.failure(e))?;
+                    verify::content(&expected[i], &found).map_err(mismatch)?;
+                    // Every value was compared, so it is an input's footer that is wrong about its own file.
+                    if let Err(detail) = footers {
+                        tracing::warn!(job_id = %self.request.job_id, %detail, "an input's footer contradicts its data");
+                    }
+                }
+            }
+        }
+        self.report(MergeStep::Prove, 1, 1, 0);
+        Ok(())
+    }
+
+    /// The files by class, in order, under the names that DuckDB may open.
+    fn sources<'a>(&self, members: &[Member<'a>]) -> Vec<Source<'a>> {
+        members
+            .chunk_by(|a, b| std::ptr::eq(a.class, b.class))
+            .map(|same| Source {
+                class: same[0].class,
+                paths: same.iter().map(|m| self.work.input(m.file.input)).collect(),
+            })
+            .collect()
+    }
+
+    fn failure(&self, error: StatementError) -> MergeError {
+        match error {
+            StatementError::Cancelled => MergeError::Cancelled,
+            StatementError::OutOfMemory(detail) => {
+                MergeError::OutOfMemory { detail, limit_bytes: self.request.limits.memory_bytes }
+            }
+            StatementError::SpillFull(detail) | StatementError::DiskFull(detail) => {
+                MergeError::DiskFull { path: self.request.work_dir.clone(), detail }
+            }
+            StatementError::Other(message) => MergeError::Engine(message),
+        }
+    }
+
+    fn report(&self, step: MergeStep, done: u64, total: u64, input_bytes_done: u64) {
+        self.progress.report(MergeProgress { step, done, total, input_bytes_done });
+    }
+}
+
+/// Whether slices by time, one after another, are in the order of the sort key.
+fn sliced_by_sort(group: &SchemaGroup) -> bool {
+    group.sort.first() == Some(&group.time)
+}
+
+fn members(group: &SchemaGroup) -> impl Iterator<Item = Member<'_>> {
+    group.classes.iter().flat_map(|class| class.files.iter().map(move |file| Member { class, file }))
+}
+
+fn span(file: &ClassFile) -> FileSpan {
+    FileSpan { rows: file.rows, range: file.time.min.zip(file.time.max), nulls: file.time.nulls }
+}
+
+/// Bytes of input that so many rows of a group stand for.
+fn input_bytes(group: &SchemaGroup, rows: u64) -> u64 {
+    let bytes: u128 = members(group).map(|m| u128::from(m.file.size_bytes)).sum();
+    let total: u128 = members(group).map(|m| u128::from(m.file.rows)).sum();
+    u64::try_from(bytes * u128::from(rows) / total.max(1)).unwrap_or(u64::MAX)
+}

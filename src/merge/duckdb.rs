@@ -1,0 +1,190 @@
+//! The merge engine: DuckDB in this process, from survey to proof.
+//!
+//! ```text
+//! survey ─> group ─> [scan] ─> merge slices ─> stitch ─> prove ─> outcome
+//!             ▲        │damaged     │damaged                │mismatch: once more, that group unsliced
+//!             └────────┴────────────┴───────────────────────┘
+//! ```
+//!
+//! An attempt works on a fixed set of files, and its result depends on no other: as soon as a file turns out to be damaged
+//! the attempt is dropped, the file set aside, and the others are grouped and merged anew. Every turn of the loop sets a
+//! file aside, so it ends.
+//!
+//! Not here: how a group is merged and proven (`attempt.rs`), the child process (`subprocess.rs`).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use async_trait::async_trait;
+use tokio_util::sync::CancellationToken;
+
+use super::attempt::{Attempt, Merged, Setback};
+use super::budget::{Budget, row_bytes};
+use super::schema::{SchemaGroup, group};
+use super::session::Session;
+use super::survey::survey;
+use super::work_dir::WorkDir;
+use super::{
+    MergeEngine, MergeError, MergeOutcome, MergeProgress, MergeRequest, MergeStep, ProgressSink, SetAside,
+    SetAsideReason,
+};
+
+/// Merges in this process, on a blocking thread. A crash of DuckDB is a crash of the process.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct DuckDbEngine;
+
+#[async_trait]
+impl MergeEngine for DuckDbEngine {
+    async fn merge(
+        &self,
+        request: MergeRequest,
+        progress: ProgressSink,
+        cancel: CancellationToken,
+    ) -> Result<MergeOutcome, MergeError> {
+        tokio::task::spawn_blocking(move || run(&request, &progress, &cancel))
+            .await
+            .unwrap_or_else(|e| Err(MergeError::Engine(format!("the merge ended abnormally: {e}"))))
+    }
+}
+
+/// Merges, blocking the thread. What the engine and the child process do.
+pub(super) fn run(
+    request: &MergeRequest,
+    progress: &ProgressSink,
+    cancel: &CancellationToken,
+) -> Result<MergeOutcome, MergeError> {
+    let work = WorkDir::prepare(&request.work_dir)?;
+    merge(request, &work, progress, cancel).map_err(|error| match error {
+        MergeError::Io { path, source, .. }
+            if matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) =>
+        {
+            MergeError::DiskFull { path, detail: source.to_string() }
+        }
+        other => other,
+    })
+}
+
+fn merge(
+    request: &MergeRequest,
+    work: &WorkDir,
+    progress: &ProgressSink,
+    cancel: &CancellationToken,
+) -> Result<MergeOutcome, MergeError> {
+    let mut damaged: BTreeMap<usize, String> = BTreeMap::new();
+    let mut session: Option<(Session, Budget)> = None;
+    loop {
+        let (groups, set_aside) = survey_sound(request, &damaged, progress, cancel)?;
+        if groups.is_empty() {
+            return Err(MergeError::NothingToMerge(set_aside));
+        }
+        if session.is_none() {
+            session = Some(open(request, work, &groups, cancel)?);
+        }
+        let (session, budget) = session.as_ref().expect("opened above");
+        let mut attempt =
+            Attempt { request, work, groups: &groups, unsliced: BTreeSet::new(), session, budget, progress, cancel };
+        match attempt.run() {
+            Ok(merged) => return outcome(request, &groups, set_aside, merged, session.version()?),
+            Err(Setback::Damaged(files)) => {
+                for (input, why) in &files {
+                    tracing::warn!(job_id = %request.job_id, file = %request.inputs[*input].name, %why, "input is damaged");
+                }
+                damaged.extend(files);
+            }
+            Err(Setback::Mismatch { detail, .. }) => return Err(MergeError::ProofFailed(detail)),
+            Err(Setback::Failed(error)) => return Err(error),
+        }
+    }
+}
+
+/// The inputs that are not known to be damaged, in groups; the others with the reason.
+fn survey_sound(
+    request: &MergeRequest,
+    damaged: &BTreeMap<usize, String>,
+    progress: &ProgressSink,
+    cancel: &CancellationToken,
+) -> Result<(Vec<SchemaGroup>, Vec<SetAside>), MergeError> {
+    let total = request.inputs.len() as u64;
+    let count = AtomicU64::new(0);
+    let done = |_index: usize| {
+        let done = count.fetch_add(1, Ordering::Relaxed) + 1;
+        progress.report(MergeProgress { step: MergeStep::Survey, done, total, input_bytes_done: 0 });
+    };
+    // Once more after damage was found: footers are quick to read, and keeping all of them would cost memory always.
+    let (mut surveyed, mut set_aside) = survey(&request.inputs, request.limits.threads, cancel, &done)?;
+    surveyed.retain(|s| !damaged.contains_key(&s.input));
+    let named: BTreeSet<String> = set_aside.iter().map(|s| s.name.clone()).collect();
+    set_aside.extend(damaged.iter().map(|(&input, why)| (&request.inputs[input].name, why)).filter_map(
+        |(name, why)| {
+            let reason = SetAsideReason::Unreadable(why.clone());
+            (!named.contains(name)).then(|| SetAside { name: name.clone(), reason })
+        },
+    ));
+    let (groups, left_alone) = group(surveyed, &request.inputs, &request.options);
+    set_aside.extend(left_alone);
+    Ok((groups, set_aside))
+}
+
+fn open(
+    request: &MergeRequest,
+    work: &WorkDir,
+    groups: &[SchemaGroup],
+    cancel: &CancellationToken,
+) -> Result<(Session, Budget), MergeError> {
+    // All of them, also files that are left alone now: when others prove damaged they may find company.
+    let files = request
+        .inputs
+        .iter()
+        .enumerate()
+        .filter_map(|(i, input)| work.link(i, input).transpose())
+        .collect::<Result<Vec<String>, _>>()?;
+    let widest = groups.iter().map(row_bytes).max().unwrap_or_default();
+    let budget = Budget::new(&request.limits, &request.options, widest);
+    Ok((Session::open(work.text(), &files, &request.limits, &budget, cancel)?, budget))
+}
+
+fn outcome(
+    request: &MergeRequest,
+    groups: &[SchemaGroup],
+    mut set_aside: Vec<SetAside>,
+    merged: Merged,
+    engine: String,
+) -> Result<MergeOutcome, MergeError> {
+    let merged_inputs: BTreeSet<usize> = groups.iter().flat_map(SchemaGroup::files).map(|f| f.input).collect();
+    let consumed: Vec<String> = merged_inputs.iter().map(|&i| request.inputs[i].name.clone()).collect();
+    // The caller retires what is consumed, so the books must balance here.
+    if consumed.len() + set_aside.len() != request.inputs.len() {
+        return Err(MergeError::ProofFailed(format!(
+            "{} inputs, but {} consumed and {} set aside",
+            request.inputs.len(),
+            consumed.len(),
+            set_aside.len()
+        )));
+    }
+    set_aside.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(MergeOutcome {
+        rows: merged.outputs.iter().map(|o| o.rows).sum(),
+        outputs: merged.outputs,
+        consumed,
+        set_aside,
+        fingerprint: merged.fingerprint,
+        slices: merged.slices,
+        peak_memory_bytes: peak_memory_bytes(),
+        engine,
+    })
+}
+
+/// Most resident memory this process ever had; 0 where the system does not say.
+fn peak_memory_bytes() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))
+        .and_then(|rest| rest.trim().strip_suffix("kB")?.trim().parse::<u64>().ok())
+        .map_or(0, |kib| kib * 1024)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,297 @@
+//! Joins the slice files that DuckDB wrote into one output, by copying column chunks as bytes.
+//!
+//! Nothing is decoded, so the cost is that of copying a file. What changes is the footer: columns get their real names
+//! and annotations back, rows groups say how they are sorted, and the key-value metadata carries the lineage. Statistics,
+//! page encodings and bloom filters are kept.
+//!
+//! Bytes may only be moved below a schema that means the same bytes. So each slice's schema must be exactly the declared
+//! one in structure, physical types and nesting of nulls; annotations may differ only where they say the same about the
+//! bytes. A difference is a failed proof: it is the net under all rules of [`super::column_type`].
+
+use std::fs::File;
+use std::io::{self, BufWriter, ErrorKind, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use parquet::arrow::ARROW_SCHEMA_META_KEY;
+use parquet::basic::{LogicalType, Type as Physical};
+use parquet::bloom_filter::Sbbf;
+use parquet::column::writer::ColumnCloseResult;
+use parquet::errors::ParquetError;
+use parquet::file::metadata::{
+    ColumnChunkMetaData, KeyValue, ParquetMetaData, ParquetMetaDataReader, RowGroupMetaData, SortingColumn,
+};
+use parquet::file::properties::{WriterProperties, WriterVersion};
+use parquet::file::writer::{SerializedFileWriter, SerializedRowGroupWriter};
+use parquet::schema::types::{ColumnDescPtr, SchemaDescriptor, Type};
+
+use super::MergeError;
+use super::column_type::annotation;
+use super::schema::SchemaGroup;
+use super::stats::{ColumnStats, FileColumnStats};
+
+/// Bytes collected before they are hashed and written.
+const WRITE_BUFFER_BYTES: usize = 1 << 20;
+
+/// A finished output.
+#[derive(Debug)]
+pub(super) struct Stitched {
+    pub(super) rows: u64,
+    pub(super) size_bytes: u64,
+    /// `blake3:` and 64 hexadecimal digits, over the whole file.
+    pub(super) checksum: String,
+    /// One per group column.
+    pub(super) columns: Vec<FileColumnStats>,
+    /// Of the time column.
+    pub(super) time: ColumnStats<i64>,
+}
+
+/// Joins `slices`, files that DuckDB wrote for `group`, in ascending order, into the new file `out`, and syncs it.
+///
+/// Slices without rows are skipped; with no rows at all the output is a valid file without rows.
+///
+/// # Errors
+/// When a slice is not what `group` declares, or a file cannot be read or written. `out` is then to be thrown away.
+pub(super) fn stitch(
+    group: &SchemaGroup,
+    slices: &[PathBuf],
+    out: &Path,
+    key_values: Vec<(String, String)>,
+) -> Result<Stitched, MergeError> {
+    let slices = slices.iter().map(|path| Slice::open(path, group)).collect::<Result<Vec<_>, _>>()?;
+    let descriptor = SchemaDescriptor::new(Arc::clone(&group.parquet_schema));
+    let leaves: Vec<usize> = (0..group.columns.len()).map(|column| first_leaf(&descriptor, column)).collect();
+
+    let file = File::create_new(out).map_err(io_error("create", out))?;
+    let mut buffer = BufWriter::with_capacity(WRITE_BUFFER_BYTES, HashingWriter::new(file));
+    let properties = Arc::new(properties(group, &slices, &leaves, key_values));
+    let write_error = |e| parquet_error("write", out, e);
+    let mut writer =
+        SerializedFileWriter::new(&mut buffer, Arc::clone(&group.parquet_schema), properties).map_err(write_error)?;
+    for slice in &slices {
+        for row_group in slice.metadata.row_groups().iter().filter(|row_group| row_group.num_rows() > 0) {
+            let mut target = writer.next_row_group().map_err(write_error)?;
+            copy_row_group(slice, row_group, &descriptor, &mut target)
+                .and_then(|()| target.close())
+                .map_err(write_error)?;
+        }
+    }
+
+    let row_groups = writer.flushed_row_groups();
+    let rows = row_groups.iter().map(|row_group| u64::try_from(row_group.num_rows()).unwrap_or_default()).sum();
+    let columns: Vec<FileColumnStats> = group
+        .columns
+        .iter()
+        .zip(&leaves)
+        .map(|(column, leaf)| match column.ty.is_nested() {
+            true => FileColumnStats::default(),
+            false => FileColumnStats::of(row_groups, *leaf, &column.ty),
+        })
+        .collect();
+    let time = columns[group.time].as_i64();
+
+    writer.close().map_err(write_error)?;
+    let hashed = buffer.into_inner().map_err(|e| io_error("write", out)(e.into_error()))?;
+    hashed.inner.sync_all().map_err(io_error("sync", out))?;
+    let checksum = format!("blake3:{}", hashed.hasher.finalize().to_hex());
+    Ok(Stitched { rows, size_bytes: hashed.size_bytes, checksum, columns, time })
+}
+
+/// A slice file that is known to have the declared schema.
+struct Slice {
+    file: File,
+    metadata: ParquetMetaData,
+}
+
+impl Slice {
+    fn open(path: &Path, group: &SchemaGroup) -> Result<Self, MergeError> {
+        let file = File::open(path).map_err(io_error("open", path))?;
+        let metadata =
+            ParquetMetaDataReader::new().parse_and_finish(&file).map_err(|e| parquet_error("read", path, e))?;
+        let found = metadata.file_metadata().schema().get_fields();
+        if found.len() != group.columns.len() {
+            let detail = format!("a slice has {} columns instead of {}", found.len(), group.columns.len());
+            return Err(MergeError::ProofFailed(detail));
+        }
+        for (found, column) in found.iter().zip(&group.columns) {
+            check_same_bytes(found, &column.parquet_type).map_err(|difference| {
+                let detail = format!("column {:?} was written as another type: {difference}", column.name);
+                MergeError::ProofFailed(detail)
+            })?;
+        }
+        Ok(Self { file, metadata })
+    }
+}
+
+/// Checks that values below `found` are the same bytes below `declared`. The names of the two do not matter, those of
+/// their parts do.
+fn check_same_bytes(found: &Type, declared: &Type) -> Result<(), String> {
+    let (found_info, declared_info) = (found.get_basic_info(), declared.get_basic_info());
+    if found_info.repetition() != declared_info.repetition() {
+        return Err(format!("{} instead of {}", found_info.repetition(), declared_info.repetition()));
+    }
+    match (found, declared) {
+        (
+            Type::PrimitiveType { physical_type: a, type_length: a_length, .. },
+            Type::PrimitiveType { physical_type: b, type_length: b_length, .. },
+        ) => {
+            let fixed = *a == Physical::FIXED_LEN_BYTE_ARRAY;
+            if a != b || fixed && a_length != b_length {
+                return Err(format!("{a} ({a_length}) instead of {b} ({b_length})"));
+            }
+        }
+        (Type::GroupType { fields: a, .. }, Type::GroupType { fields: b, .. }) => {
+            if a.len() != b.len() {
+                return Err(format!("{} parts instead of {}", a.len(), b.len()));
+            }
+            for (a, b) in a.iter().zip(b) {
+                if a.name() != b.name() {
+                    return Err(format!("part {:?} instead of {:?}", a.name(), b.name()));
+                }
+                check_same_bytes(a, b).map_err(|difference| format!("{difference} in part {:?}", a.name()))?;
+            }
+        }
+        _ => return Err("a group and a primitive type".to_owned()),
+    }
+    let (a, b) = (plain_annotation(found), plain_annotation(declared));
+    if a == b { Ok(()) } else { Err(format!("annotated {a:?} instead of {b:?}")) }
+}
+
+/// The annotation, reduced to what it says about bytes and their order.
+fn plain_annotation(ty: &Type) -> Option<LogicalType> {
+    let digits = |ty: &Type| LogicalType::Decimal { scale: ty.get_scale(), precision: ty.get_precision() };
+    match annotation(ty.get_basic_info()) {
+        Some(LogicalType::Enum | LogicalType::Json) => Some(LogicalType::String),
+        // All null: the bytes are those of an integer column without values.
+        Some(
+            LogicalType::Unknown | LogicalType::Bson | LogicalType::Integer { bit_width: 32 | 64, is_signed: true },
+        ) => None,
+        Some(LogicalType::Decimal { .. }) => Some(digits(ty)),
+        other => other,
+    }
+}
+
+fn first_leaf(descriptor: &SchemaDescriptor, column: usize) -> usize {
+    (0..descriptor.num_columns())
+        .find(|leaf| descriptor.get_column_root_idx(*leaf) == column)
+        .expect("every column has a leaf: structs without fields are refused")
+}
+
+fn properties(
+    group: &SchemaGroup,
+    slices: &[Slice],
+    leaves: &[usize],
+    key_values: Vec<(String, String)>,
+) -> WriterProperties {
+    let arrow = group.arrow_schema.clone().map(|schema| (ARROW_SCHEMA_META_KEY.to_owned(), schema));
+    let key_values: Vec<KeyValue> =
+        arrow.into_iter().chain(key_values).map(|(key, value)| KeyValue::new(key, value)).collect();
+    let sorting: Vec<SortingColumn> = group
+        .sort
+        .iter()
+        .filter_map(|column| i32::try_from(leaves[*column]).ok())
+        .map(|column_idx| SortingColumn { column_idx, descending: false, nulls_first: false })
+        .collect();
+    let file = slices.first().map(|slice| slice.metadata.file_metadata());
+    let version = match file.map(parquet::file::metadata::FileMetaData::version) {
+        Some(2..) => WriterVersion::PARQUET_2_0,
+        _ => WriterVersion::PARQUET_1_0,
+    };
+    // "DuckDB version v1.5.6 (build ...)". Readers parse the form "name version x (build y)" and distrust others.
+    let engine = file.and_then(|file| file.created_by()).and_then(|name| name.split(' ').nth(2)).unwrap_or("unknown");
+    WriterProperties::builder()
+        .set_created_by(format!("arc version {} (build duckdb {engine})", env!("CARGO_PKG_VERSION")))
+        .set_writer_version(version)
+        .set_key_value_metadata((!key_values.is_empty()).then_some(key_values))
+        .set_sorting_columns((!sorting.is_empty()).then_some(sorting))
+        .build()
+}
+
+fn copy_row_group<W: Write + Send>(
+    slice: &Slice,
+    row_group: &RowGroupMetaData,
+    descriptor: &SchemaDescriptor,
+    target: &mut SerializedRowGroupWriter<'_, W>,
+) -> Result<(), ParquetError> {
+    let rows_written = u64::try_from(row_group.num_rows()).unwrap_or_default();
+    for (leaf, chunk) in row_group.columns().iter().enumerate() {
+        let close = ColumnCloseResult {
+            bytes_written: u64::try_from(chunk.compressed_size()).unwrap_or_default(),
+            rows_written,
+            metadata: redeclare(chunk, descriptor.column(leaf))?,
+            bloom_filter: Sbbf::read_from_column_chunk(chunk, &slice.file)?,
+            column_index: None,
+            offset_index: None,
+        };
+        target.append_column(&slice.file, close)?;
+    }
+    Ok(())
+}
+
+/// The same chunk below another descriptor.
+fn redeclare(chunk: &ColumnChunkMetaData, descriptor: ColumnDescPtr) -> Result<ColumnChunkMetaData, ParquetError> {
+    let mut builder = ColumnChunkMetaData::builder(descriptor)
+        .set_encodings_mask(*chunk.encodings_mask())
+        .set_num_values(chunk.num_values())
+        .set_compression(chunk.compression())
+        .set_total_compressed_size(chunk.compressed_size())
+        .set_total_uncompressed_size(chunk.uncompressed_size())
+        .set_data_page_offset(chunk.data_page_offset())
+        .set_dictionary_page_offset(chunk.dictionary_page_offset())
+        .set_unencoded_byte_array_data_bytes(chunk.unencoded_byte_array_data_bytes())
+        .set_repetition_level_histogram(chunk.repetition_level_histogram().cloned())
+        .set_definition_level_histogram(chunk.definition_level_histogram().cloned());
+    if let Some(statistics) = chunk.statistics() {
+        builder = builder.set_statistics(statistics.clone());
+    }
+    if let Some(encodings) = chunk.page_encoding_stats() {
+        builder = builder.set_page_encoding_stats(encodings.clone());
+    }
+    builder.build()
+}
+
+/// Hashes and counts what it writes.
+struct HashingWriter {
+    inner: File,
+    hasher: blake3::Hasher,
+    size_bytes: u64,
+}
+
+impl HashingWriter {
+    fn new(inner: File) -> Self {
+        Self { inner, hasher: blake3::Hasher::new(), size_bytes: 0 }
+    }
+}
+
+impl Write for HashingWriter {
+    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
+        let written = self.inner.write(buffer)?;
+        self.hasher.update(&buffer[..written]);
+        self.size_bytes += written as u64;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
+    }
+}
+
+fn io_error(action: &'static str, path: &Path) -> impl Fn(io::Error) -> MergeError {
+    move |source| match source.kind() {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
+            let folder = path.parent().unwrap_or(path).to_owned();
+            MergeError::DiskFull { path: folder, detail: source.to_string() }
+        }
+        _ => MergeError::Io { action, path: path.to_owned(), source },
+    }
+}
+
+fn parquet_error(action: &'static str, path: &Path, error: ParquetError) -> MergeError {
+    match error {
+        ParquetError::External(source) => match source.downcast::<io::Error>() {
+            Ok(source) => io_error(action, path)(*source),
+            Err(source) => MergeError::Engine(format!("{action} {}: {source}", path.display())),
+        },
+        other => MergeError::Engine(format!("{action} {}: {other}", path.display())),
+    }
+}

@@ -1,0 +1,213 @@
+//! The first look at the inputs: their footers, read once, by several threads.
+//!
+//! An input that is not a readable Parquet file, or not the file that the caller meant, is set aside with the reason;
+//! the others go on. Nothing of a footer is believed that the file's own length refutes, and a panic of the decoder on a
+//! hostile footer costs that file only.
+//!
+//! What is kept of a footer is small: equal schemas are shared, and of a column only range and null count remain, so a
+//! survey of thousands of wide files fits into memory. Data pages are not read here: a sound footer is no proof of sound
+//! data, and whoever reads the data has to be ready for that.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{ErrorKind, Read, Seek, SeekFrom};
+use std::num::NonZeroUsize;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
+use tokio_util::sync::CancellationToken;
+
+use super::file_schema::{FileSchema, SchemaKey, Span};
+use super::stats::FileColumnStats;
+use super::{MergeError, MergeInput, SetAside, SetAsideReason};
+
+/// One readable input.
+#[derive(Debug)]
+pub(super) struct Surveyed {
+    /// Index into the request's inputs.
+    pub(super) input: usize,
+    pub(super) rows: u64,
+    pub(super) size_bytes: u64,
+    /// Size of all row groups before compression.
+    pub(super) uncompressed_bytes: u64,
+    pub(super) schema: Arc<FileSchema>,
+    /// One per column of `schema`.
+    pub(super) columns: Vec<FileColumnStats>,
+    /// One per column of `schema`: where the 32-bit integers in it lie.
+    pub(super) spans: Vec<Span>,
+}
+
+/// Reads the footers of `inputs`, `threads` at a time, and calls `done` with the index of each when it has been read.
+///
+/// Both lists are in the order of the inputs.
+///
+/// # Errors
+/// When cancelled, or when the system runs out of something that has nothing to do with a file, such as descriptors.
+pub(super) fn survey(
+    inputs: &[MergeInput],
+    threads: NonZeroUsize,
+    cancel: &CancellationToken,
+    done: &(dyn Fn(usize) + Sync),
+) -> Result<(Vec<Surveyed>, Vec<SetAside>), MergeError> {
+    let next = AtomicUsize::new(0);
+    let schemas = Schemas::default();
+    let read_some = || {
+        let mut read = Vec::new();
+        while !cancel.is_cancelled() {
+            let index = next.fetch_add(1, Ordering::Relaxed);
+            let Some(input) = inputs.get(index) else { break };
+            let result = read_one(index, input, &schemas);
+            let fatal = matches!(result, Err(Failure::System(_)));
+            read.push((index, result));
+            if fatal {
+                // The other threads find nothing left to do.
+                next.store(inputs.len(), Ordering::Relaxed);
+                break;
+            }
+            done(index);
+        }
+        read
+    };
+    let mut read: Vec<_> = std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..threads.get().min(inputs.len())).map(|_| scope.spawn(read_some)).collect();
+        workers.into_iter().flat_map(|worker| worker.join().expect("a decoder's panic is caught in read_one")).collect()
+    });
+    if cancel.is_cancelled() {
+        return Err(MergeError::Cancelled);
+    }
+    read.sort_unstable_by_key(|(index, _)| *index);
+
+    let (mut surveyed, mut set_aside) = (Vec::with_capacity(inputs.len()), Vec::new());
+    for (index, result) in read {
+        match result {
+            Ok(file) => surveyed.push(file),
+            Err(Failure::SetAside(reason)) => {
+                set_aside.push(SetAside { name: inputs[index].name.clone(), reason });
+            }
+            Err(Failure::System(source)) => {
+                return Err(MergeError::Io { action: "open", path: inputs[index].path.clone(), source });
+            }
+        }
+    }
+    Ok((surveyed, set_aside))
+}
+
+/// Schemas seen so far. Nearly all files of a partition share one.
+type Schemas = Mutex<HashMap<SchemaKey, Arc<FileSchema>>>;
+
+enum Failure {
+    /// It is about this file.
+    SetAside(SetAsideReason),
+    /// It is about the machine.
+    System(std::io::Error),
+}
+
+fn unreadable(detail: impl std::fmt::Display) -> Failure {
+    Failure::SetAside(SetAsideReason::Unreadable(format!("{detail}")))
+}
+
+fn read_one(index: usize, input: &MergeInput, schemas: &Schemas) -> Result<Surveyed, Failure> {
+    let file = open(&input.path)?;
+    let length = file.metadata().map_err(unreadable)?.len();
+    if length != input.size_bytes {
+        return Err(unreadable(format!("{length} bytes long instead of {}", input.size_bytes)));
+    }
+    catch_unwind(AssertUnwindSafe(|| {
+        let metadata = footer(file, length)?;
+        extract(index, length, &metadata, schemas)
+    }))
+    .unwrap_or_else(|_| Err(unreadable("the decoder panicked on the footer")))
+}
+
+fn open(path: &Path) -> Result<File, Failure> {
+    File::open(path).map_err(|e| match e.kind() {
+        ErrorKind::NotFound | ErrorKind::PermissionDenied | ErrorKind::InvalidInput => unreadable(e),
+        _ => Failure::System(e),
+    })
+}
+
+fn footer(mut file: File, length: u64) -> Result<ParquetMetaData, Failure> {
+    if length < 12 {
+        return Err(unreadable(format!("{length} bytes are too few for a Parquet file")));
+    }
+    let mut magic = [0; 4];
+    file.seek(SeekFrom::End(-4)).and_then(|_| file.read_exact(&mut magic)).map_err(unreadable)?;
+    if &magic == b"PARE" {
+        return Err(Failure::SetAside(SetAsideReason::Unsupported("the file is encrypted".to_owned())));
+    }
+    let metadata = ParquetMetaDataReader::new().parse_and_finish(&file).map_err(unreadable)?;
+    check(&metadata, length).map_err(unreadable)?;
+    Ok(metadata)
+}
+
+/// Refuses what the file's own length, or the footer itself, proves wrong.
+fn check(metadata: &ParquetMetaData, length: u64) -> Result<(), String> {
+    let leaves = metadata.file_metadata().schema_descr().num_columns();
+    let mut rows = 0i64;
+    for (number, row_group) in metadata.row_groups().iter().enumerate() {
+        let bad = |what: &str| Err(format!("row group {number}: {what}"));
+        if row_group.num_rows() < 0 || row_group.total_byte_size() < 0 {
+            return bad("negative size");
+        }
+        rows = rows.checked_add(row_group.num_rows()).ok_or("more rows than can be counted")?;
+        if row_group.num_columns() != leaves {
+            return bad("not all columns present");
+        }
+        for chunk in row_group.columns() {
+            let start = chunk.dictionary_page_offset().unwrap_or(chunk.data_page_offset());
+            let end = start.checked_add(chunk.compressed_size());
+            let inside = start >= 0
+                && chunk.compressed_size() >= 0
+                && end.and_then(|end| u64::try_from(end).ok()).is_some_and(|end| end <= length);
+            if !inside {
+                return bad("a column chunk lies outside the file");
+            }
+            let flat = chunk.column_descr().max_rep_level() == 0;
+            if chunk.num_values() < 0 || flat && chunk.num_values() != row_group.num_rows() {
+                return bad("a column chunk has another number of values than rows");
+            }
+        }
+    }
+    if rows != metadata.file_metadata().num_rows() {
+        return Err(format!("{rows} rows in the row groups, {} in the footer", metadata.file_metadata().num_rows()));
+    }
+    Ok(())
+}
+
+fn extract(input: usize, size_bytes: u64, metadata: &ParquetMetaData, schemas: &Schemas) -> Result<Surveyed, Failure> {
+    let key = SchemaKey::of(metadata.file_metadata());
+    let known = schemas.lock().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
+    let schema = if let Some(schema) = known {
+        schema
+    } else {
+        let schema = Arc::new(FileSchema::of(metadata.file_metadata(), key));
+        let mut schemas = schemas.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(schemas.entry(key).or_insert(schema))
+    };
+    let size = |bytes: i64| u64::try_from(bytes).unwrap_or_default();
+    let row_groups = metadata.row_groups();
+    let columns = schema
+        .columns
+        .iter()
+        .map(|column| match column.leaf {
+            Some(leaf) => FileColumnStats::of(row_groups, leaf, &column.ty),
+            None => FileColumnStats::default(),
+        })
+        .collect();
+    let spans = schema.columns.iter().map(|column| Span::of(row_groups, column)).collect();
+    if let Some(detail) = &schema.refused {
+        return Err(Failure::SetAside(SetAsideReason::Unsupported(detail.clone())));
+    }
+    Ok(Surveyed {
+        input,
+        rows: size(metadata.file_metadata().num_rows()),
+        size_bytes,
+        uncompressed_bytes: row_groups.iter().map(|rg| size(rg.total_byte_size())).fold(0, u64::saturating_add),
+        schema,
+        columns,
+        spans,
+    })
+}
