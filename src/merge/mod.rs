@@ -25,6 +25,15 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
+mod protocol;
+pub mod resources;
+pub mod subprocess;
+#[cfg(test)]
+mod testing;
+pub mod worker;
+
+pub use subprocess::{SubprocessEngine, SubprocessSettings};
+
 /// Merges files. Two implementations: in this process, and in a child process.
 #[async_trait]
 pub trait MergeEngine: Send + Sync + fmt::Debug {
@@ -195,6 +204,9 @@ pub enum SetAsideReason {
     /// The only file of its schema: rewriting it alone gains nothing.
     #[error("no other file has a compatible schema: {0}")]
     Alone(String),
+    /// Nothing is known against it: a search for damaged files ended before it got there. The next merge may take it.
+    #[error("not examined: {0}")]
+    Unexamined(String),
 }
 
 impl SetAsideReason {
