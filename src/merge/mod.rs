@@ -21,15 +21,21 @@ mod budget;
 mod column_type;
 mod duckdb;
 mod file_schema;
+mod protocol;
+pub mod resources;
 mod schema;
 mod session;
 mod slices;
 mod sql;
 mod stats;
 mod stitch;
+pub mod subprocess;
 mod survey;
+#[cfg(test)]
+mod testing;
 mod verify;
 mod work_dir;
+pub mod worker;
 
 use std::fmt;
 use std::num::NonZeroUsize;
@@ -40,9 +46,11 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
+pub use self::duckdb::DuckDbEngine;
+pub use self::subprocess::{SubprocessEngine, SubprocessSettings};
+
 /// Key of the Parquet key-value metadata under which an output names its inputs, as a JSON array of file names.
 pub const LINEAGE_INPUTS_KEY: &str = "arc.inputs";
-pub use self::duckdb::DuckDbEngine;
 
 /// Merges files. Two implementations: in this process, and in a child process.
 #[async_trait]
@@ -214,6 +222,9 @@ pub enum SetAsideReason {
     /// The only file of its schema: rewriting it alone gains nothing.
     #[error("no other file has a compatible schema: {0}")]
     Alone(String),
+    /// Nothing is known against it: a search for damaged files ended before it got there. The next merge may take it.
+    #[error("not examined: {0}")]
+    Unexamined(String),
 }
 
 impl SetAsideReason {
