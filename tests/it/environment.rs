@@ -1,0 +1,124 @@
+//! Broken surroundings: full disks, read-only storage, missing folders, a lock database that is none. The error names the
+//! place and the remedy, and nothing is lost.
+//!
+//! Full and read-only disks are real ones: small file systems mounted in a mount namespace of the test's own.
+
+use std::fs;
+use std::process::Command;
+
+use crate::support::{Arc, PARTITION, Run, telemetry};
+
+/// Runs a shell script in a mount namespace of its own, in which it may mount. `$ARC` is the program.
+fn in_namespace(arc: &Arc, script: &str) -> Run {
+    let mut command = Command::new("unshare");
+    command
+        .args(["--user", "--map-root-user", "--mount", "sh", "-euc", script])
+        .env("ARC", assert_cmd::cargo::cargo_bin("arc"))
+        .env("CONF", arc.config_file())
+        .env("DATA", arc.data())
+        .env("TEMP", arc.temp())
+        .current_dir(arc.dir());
+    Run::from(command.output().expect("unshare(1) of util-linux is needed to mount small disks for this test"))
+}
+
+/// An hour whose rows do not compress: about 4 MB.
+fn incompressible(arc: &Arc) {
+    for i in 0..4 {
+        let query = format!("SELECT *, hash(i) AS h1, hash(i + 1) AS h2, hash(i * 7) AS h3 FROM ({}) JOIN range({}, {}) r2(i) ON i * 7 = counter",
+            telemetry(i * 40_000, (i + 1) * 40_000), i * 40_000, (i + 1) * 40_000);
+        arc.write(PARTITION, &format!("{i}.parquet"), &query);
+    }
+}
+
+#[test]
+fn a_full_temp_disk_is_noticed_before_any_work_and_nothing_is_lost() {
+    let arc = Arc::new();
+    incompressible(&arc);
+    let before = arc.storage_state();
+    let run = in_namespace(&arc, r#"mkdir "$TEMP"; mount -t tmpfs -o size=1m tmpfs "$TEMP"; "$ARC" --config "$CONF" compact --json"#);
+    assert_eq!(run.code, 0, "{run:#?}");
+    let report = run.json();
+    let skipped = &report["skipped"][0];
+    assert_eq!(skipped["reason"], "no_temp_space", "{report:#}");
+    assert!(skipped["detail"]["need_bytes"].as_u64() > skipped["detail"]["free_bytes"].as_u64());
+    assert_eq!(skipped["detail"]["path"], arc.temp().display().to_string());
+    assert_eq!(arc.storage_state(), before);
+}
+
+#[test]
+fn full_storage_fails_the_job_with_the_place_and_remedy_and_loses_nothing() {
+    let arc = Arc::new();
+    incompressible(&arc);
+    // Storage has room for its data and nothing more; what is left of it afterwards is copied out.
+    let run = in_namespace(
+        &arc,
+        r#"cp -a "$DATA" original; size=$(du -sk original | cut -f1)
+           mount -t tmpfs -o size=$((size + 600))k tmpfs "$DATA"; cp -a original/. "$DATA"/
+           code=0; "$ARC" --config "$CONF" compact --json || code=$?
+           cp -a "$DATA" after; exit $code"#,
+    );
+    assert_eq!(run.code, 1, "{run:#?}");
+    let report = run.json();
+    let error = report["jobs"][0]["error"].as_str().unwrap_or_else(|| panic!("{report:#}"));
+    assert!(error.contains("no space left") && error.contains("free space"), "{error}");
+    let files = |dir: &str| -> Vec<_> {
+        crate::support::tree(&arc.dir().join(dir))
+            .into_iter()
+            .map(|(p, state)| (p.strip_prefix(arc.dir().join(dir)).unwrap().to_owned(), state))
+            .filter(|(p, _)| !p.ends_with(".lock"))
+            .collect()
+    };
+    assert_eq!(files("after"), files("original"), "storage is as it was");
+}
+
+#[test]
+fn read_only_storage_fails_with_the_place_and_remedy() {
+    let arc = Arc::new();
+    arc.write_telemetry(PARTITION, 3, 100);
+    let before = arc.storage_state();
+    let run = in_namespace(&arc, r#"mount --bind "$DATA" "$DATA"; mount -o remount,bind,ro "$DATA"; "$ARC" --config "$CONF" compact --json"#);
+    assert_eq!(run.code, 1, "{run:#?}");
+    let report = run.json();
+    let text = report.to_string();
+    assert!(text.contains("read-only") && text.contains("remount"), "{report:#}");
+    assert_eq!(arc.storage_state(), before);
+}
+
+#[test]
+fn a_missing_data_folder_is_named_with_the_remedy() {
+    let arc = Arc::new();
+    fs::remove_dir(arc.data()).unwrap();
+    let run = arc.compact();
+    assert_eq!(run.code, 1, "{run:#?}");
+    assert!(run.stderr.contains(&arc.data().display().to_string()), "{run:#?}");
+    assert!(run.stderr.contains("base_path"), "{run:#?}");
+    assert!(!arc.data().exists(), "it is not created: an unmounted disk must not look like an empty one");
+}
+
+#[test]
+fn a_lock_database_that_is_not_sqlite_is_named_with_the_remedy_and_left_as_it_is() {
+    let arc = Arc::new();
+    arc.write_telemetry(PARTITION, 3, 100);
+    let path = arc.dir().join("arc.db");
+    let content = b"these are somebody's notes, and not a database at all".repeat(100);
+    fs::write(&path, &content).unwrap();
+    let before = arc.storage_state();
+    let run = arc.compact();
+    assert_eq!(run.code, 1, "{run:#?}");
+    assert!(run.stderr.contains(&path.display().to_string()), "{run:#?}");
+    assert!(run.stderr.contains("move"), "the remedy: {run:#?}");
+    assert_eq!(fs::read(&path).unwrap(), content);
+    assert_eq!(arc.storage_state(), before);
+}
+
+/// The job's private files are gone after every run, and a dead job's are removed by the next one (T9, T38).
+#[test]
+fn a_dead_jobs_folders_are_removed_and_folders_of_others_are_not() {
+    let arc = Arc::new();
+    arc.write_telemetry(PARTITION, 3, 100);
+    let foreign = arc.temp().join("notes");
+    fs::create_dir_all(&foreign).unwrap();
+    fs::write(foreign.join("todo.txt"), "mine").unwrap();
+    arc.compact_well();
+    assert_eq!(fs::read_to_string(foreign.join("todo.txt")).unwrap(), "mine", "not a job's folder");
+}
