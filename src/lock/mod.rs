@@ -14,11 +14,13 @@ use chrono::{DateTime, Utc};
 
 use crate::partition::PartitionId;
 
+#[cfg(test)]
+pub(crate) mod conformance;
 pub mod sqlite;
 mod worker_id;
 
 pub use sqlite::CompactionLock;
-pub use worker_id::WorkerId;
+pub use worker_id::{WorkerId, WorkerIdError};
 
 /// Grants leases.
 #[async_trait]
@@ -66,10 +68,7 @@ pub enum Acquired {
 pub enum LockError {
     /// The lease is not held any more: stop working at the next safe point.
     #[error("the lease on {partition} (token {token}) is no longer held")]
-    Lost {
-        partition: PartitionId,
-        token: u64,
-    },
+    Lost { partition: PartitionId, token: u64 },
     /// The database file is unusable: wrong format, corrupt, no permission. Someone must act; the message says what.
     #[error("lock database {path}: {detail}")]
     Unusable {

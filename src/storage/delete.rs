@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use futures::{FutureExt, StreamExt, stream};
+use futures::{StreamExt, stream};
 use object_store::ObjectStore;
 use object_store::path::Path;
 
@@ -45,7 +45,7 @@ impl From<&RecordEntry> for DeleteTarget {
     }
 }
 
-/// What became of each target. Every target is in exactly one list; order within a list is that of the targets.
+/// What became of each target. Every target is in exactly one list.
 #[derive(Debug, Default)]
 pub struct DeleteReport {
     /// Deleted by this call.
@@ -106,16 +106,17 @@ impl Storage {
         targets: &[DeleteTarget],
         report: &mut DeleteReport,
     ) {
-        // Boxed and collected: lazily mapped futures that borrow are beyond the compiler inside a spawned task.
-        let looks: Vec<_> = targets.iter().map(|target| self.look(partition, place, target).boxed()).collect();
-        let looks: Vec<Look> = stream::iter(looks).buffered(LOOKS_IN_FLIGHT).collect().await;
+        // Each future owns its target: one that borrowed it could not move between threads.
+        let mut looks = stream::iter(targets.to_vec())
+            .map(|target| async move { (self.look(partition, place, &target).await, target.name) })
+            .buffered(LOOKS_IN_FLIGHT);
         let mut same = Vec::new();
-        for (target, look) in targets.iter().zip(looks) {
+        while let Some((look, name)) = looks.next().await {
             match look {
-                Look::Same(key) => same.push((target, key)),
-                Look::Gone => report.already_gone.push(target.name.clone()),
-                Look::Changed => report.changed.push(target.name.clone()),
-                Look::Failed(error) => report.failed.push((target.name.clone(), error)),
+                Look::Same(key) => same.push((name, key)),
+                Look::Gone => report.already_gone.push(name),
+                Look::Changed => report.changed.push(name),
+                Look::Failed(error) => report.failed.push((name, error)),
             }
         }
         if same.is_empty() {
@@ -132,15 +133,15 @@ impl Storage {
             }
         }
         let mut errors = errors.into_iter();
-        for (target, key) in same {
+        for (name, key) in same {
             if acknowledged.contains(&key) {
-                report.deleted.push(target.name.clone());
+                report.deleted.push(name);
             } else {
                 // Errors do not reliably say which key they are about. Whether an object is there can be asked.
                 match self.stat(&key).await {
-                    Ok(None) => report.already_gone.push(target.name.clone()),
-                    Ok(Some(_)) => report.failed.push((target.name.clone(), self.unacknowledged(&key, errors.next()))),
-                    Err(error) => report.failed.push((target.name.clone(), error)),
+                    Ok(None) => report.already_gone.push(name),
+                    Ok(Some(_)) => report.failed.push((name, self.unacknowledged(&key, errors.next()))),
+                    Err(error) => report.failed.push((name, error)),
                 }
             }
         }

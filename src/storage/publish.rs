@@ -82,6 +82,35 @@ impl Storage {
         Ok(publication)
     }
 
+    /// Makes one prepared file visible.
+    async fn complete_one(&self, file: &mut Prepared) -> Result<(), WriteError> {
+        let target = &file.target;
+        let exists = || WriteError::NotWritten(StorageError::AlreadyExists { path: self.shown(target.as_ref()) });
+        match &mut file.how {
+            How::Staged(staged) => match self.link_new(staged, target).await {
+                Ok(()) => Ok(()),
+                Err(object_store::Error::AlreadyExists { .. }) => Err(exists()),
+                // The link may be there and only the sync of its folder have failed.
+                Err(error) => Err(WriteError::Unknown(self.error(target, error))),
+            },
+            How::Uploaded(upload) => {
+                let taken = match self.stat(target).await {
+                    Ok(None) => None,
+                    Ok(Some(_)) => Some(exists()),
+                    Err(error) => Some(WriteError::NotWritten(error)),
+                };
+                if let Some(error) = taken {
+                    give_up(upload, target).await;
+                    return Err(error);
+                }
+                match upload.complete().await {
+                    Ok(_) => Ok(()),
+                    Err(error) => Err(WriteError::Unknown(self.error(target, error))),
+                }
+            }
+        }
+    }
+
     /// Uploads all parts of a file without completing the upload.
     async fn upload(&self, source: &FsPath, target: &Path) -> Result<Box<dyn MultipartUpload>, StorageError> {
         let mut upload = self.store.put_multipart(target).await.map_err(|e| self.error(target, e))?;
@@ -171,7 +200,7 @@ impl Publication {
         let mut files = std::mem::take(&mut self.files).into_iter();
         let mut visible = 0_usize;
         for mut file in files.by_ref() {
-            result = Self::complete_one(&self.storage, &mut file).await;
+            result = self.storage.complete_one(&mut file).await;
             if result.is_err() {
                 break;
             }
@@ -183,30 +212,6 @@ impl Publication {
         match result {
             Err(WriteError::NotWritten(error)) if visible > 0 => Err(WriteError::Unknown(error)),
             result => result,
-        }
-    }
-
-    /// Borrows no more than it needs: an upload is not `Sync`, and the caller's future has to be `Send`.
-    async fn complete_one(storage: &Storage, file: &mut Prepared) -> Result<(), WriteError> {
-        let target = &file.target;
-        let exists = || WriteError::NotWritten(StorageError::AlreadyExists { path: storage.shown(target.as_ref()) });
-        match &mut file.how {
-            How::Staged(staged) => match storage.link_new(staged, target).await {
-                Ok(()) => Ok(()),
-                Err(object_store::Error::AlreadyExists { .. }) => Err(exists()),
-                // The link may be there and only the sync of its folder have failed.
-                Err(error) => Err(WriteError::Unknown(storage.error(target, error))),
-            },
-            How::Uploaded(upload) => {
-                if storage.stat(target).await.map_err(WriteError::NotWritten)?.is_some() {
-                    give_up(upload, target).await;
-                    return Err(exists());
-                }
-                match upload.complete().await {
-                    Ok(_) => Ok(()),
-                    Err(error) => Err(WriteError::Unknown(storage.error(target, error))),
-                }
-            }
         }
     }
 
@@ -226,7 +231,7 @@ impl Publication {
 
 async fn give_up(upload: &mut Box<dyn MultipartUpload>, target: &Path) {
     if let Err(error) = upload.abort().await {
-        tracing::warn!(logger = "storage.compaction", %target, %error, "unfinished upload left in storage");
+        tracing::warn!(target: "storage.compaction", %target, %error, "unfinished upload left in storage");
     }
 }
 

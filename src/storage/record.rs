@@ -100,6 +100,6 @@ impl Storage {
 /// made for is not affected.
 pub(super) async fn discard(staging: super::OwnedDir) {
     if let Err(error) = blocking(move || staging.remove()).await {
-        tracing::warn!(logger = "storage.compaction", %error, "staging folder left for the next sweep");
+        tracing::warn!(target: "storage.compaction", %error, "staging folder left for the next sweep");
     }
 }
