@@ -6,6 +6,7 @@
 //! `[[compaction.override]]` is the one thing of the file that is not a row: its keys are the rows with a `patch`.
 
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use chrono_tz::Tz;
@@ -369,7 +370,7 @@ pub const KEYS: &[Key] = &[
         default: "time",
         why: "The column with the time of a row; large merges are cut along it.",
         secret: false,
-        set: |c, v| merge(c).time_column = v.text().to_owned(),
+        set: |c, v| v.text().clone_into(&mut merge(c).time_column),
         patch: Some(|p, v| p.time_column = Some(v.text().to_owned())),
     },
     Key {
@@ -502,7 +503,7 @@ pub(super) fn blank() -> Config {
             exclude_databases: Vec::new(),
             max_concurrent_jobs: NonZeroUsize::MIN,
             lock_ttl: zero,
-            temp_dir: Default::default(),
+            temp_dir: PathBuf::new(),
             max_temp_bytes: None,
             cycle_timeout: None,
             isolation: Isolation::Process,
@@ -532,11 +533,8 @@ pub(super) fn blank() -> Config {
             },
             overrides: Vec::new(),
         },
-        storage: StorageSettings {
-            backend: Backend::Local,
-            local: LocalStorageSettings { base_path: Default::default() },
-        },
-        state: StateSettings { db_path: Default::default() },
+        storage: StorageSettings { backend: Backend::Local, local: LocalStorageSettings { base_path: PathBuf::new() } },
+        state: StateSettings { db_path: PathBuf::new() },
         logging: LoggingSettings {
             level: Level::INFO,
             format: LogFormat::Structured,

@@ -32,7 +32,7 @@ use std::path::PathBuf;
 use chrono::{DateTime, Utc};
 use chrono_tz::Tz;
 
-use crate::compaction::settings::{CompactionSettings, PartitionOverride};
+use crate::compaction::settings::{CompactionSettings, PartitionOverride, PartitionPatch};
 use crate::schedule::Schedule;
 use crate::telemetry::LoggingSettings;
 
@@ -235,8 +235,11 @@ impl Found {
 
 impl Override {
     fn apply(self, index: usize, config: &mut Config) {
-        let mut result =
-            PartitionOverride { database: self.database, measurement: self.measurement, set: Default::default() };
+        let mut result = PartitionOverride {
+            database: self.database,
+            measurement: self.measurement,
+            set: PartitionPatch::default(),
+        };
         let names = [("database", &result.database), ("measurement", &result.measurement)];
         for (name, value) in names {
             config.entries.push(Entry {
