@@ -17,11 +17,13 @@
 //!
 //! Deliberately not here: command line parsing (`cli`), and anything that acts on a setting.
 
+mod blank;
 mod checks;
 mod environment;
 mod file;
 mod keys;
 mod problem;
+mod rules;
 mod suggest;
 mod value;
 
@@ -208,7 +210,7 @@ impl Found {
     }
 
     fn into_config(self, file: Option<PathBuf>) -> Config {
-        let mut config = keys::blank();
+        let mut config = blank::blank();
         config.file = file;
         config.foreign_sections = self.foreign_sections;
         for key in KEYS {

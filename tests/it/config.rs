@@ -461,6 +461,58 @@ compression = 'zstd'
     );
 }
 
+/// T59, for overrides.
+#[test]
+fn every_key_of_an_override_changes_the_settings_of_the_partitions_it_names_and_of_no_other() {
+    let mut overridable = Vec::new();
+    for key in KEYS.iter().filter(|key| key.section() == "compaction") {
+        let other = other_value(key).expect("every key of this section has a choice");
+        let value = match key.default_value() {
+            Value::Text(_) => format!("'{other}'"),
+            Value::List(_) => format!("['{}']", other.replace(',', "','")),
+            _ => other,
+        };
+        let name = key.last_name();
+        let text = format!("[[compaction.override]]\ndatabase = 'db'\nmeasurement = 'cpu'\n{name} = {value}\n");
+        let config = match Setup::new(&text).load() {
+            Ok(config) => config,
+            Err(error) => {
+                let error = error.to_string();
+                let reasons = ["cannot be set in an override", "not supported by this version"];
+                assert!(reasons.iter().any(|reason| error.contains(reason)), "{error}");
+                continue;
+            }
+        };
+        let settings = |measurement: &str| {
+            let hour = Hour::from_ymdh(2025, 10, 8, 14).unwrap();
+            config.compaction.for_partition(&PartitionId::new("db", measurement, hour).unwrap())
+        };
+        assert_ne!(settings("cpu"), config.compaction.partition, "{name} changes nothing");
+        assert_eq!(settings("cpu_total"), config.compaction.partition, "{name}");
+        overridable.push(name);
+    }
+    overridable.sort_unstable();
+    assert_eq!(
+        overridable,
+        [
+            "compression",
+            "compression_level",
+            "late_data_max_wait_hours",
+            "late_rewrite_ratio",
+            "max_side_files",
+            "min_age_hours",
+            "min_files",
+            "parquet_version",
+            "row_group_size",
+            "settle_seconds",
+            "sort_by",
+            "target_file_size_mb",
+            "time_column",
+            "verify",
+        ]
+    );
+}
+
 #[test]
 fn an_override_must_say_for_whom_and_what() {
     assert_eq!(
