@@ -9,7 +9,7 @@ use crate::config::{Config, ConfigError, Flag, Input};
 /// Flags that every command has.
 #[derive(Debug, Clone, Default, Args)]
 pub struct GlobalArgs {
-    /// Configuration file [default: $ARC_CONFIG_FILE, else ./arc.conf if there is one]
+    /// Configuration file; without it the one that `ARC_CONFIG_FILE` names, else ./arc.conf if there is one
     #[arg(long, value_name = "PATH", global = true)]
     pub config: Option<PathBuf>,
 

@@ -84,16 +84,15 @@ impl Reader<'_> {
                 DeValue::Table(table) if is_section => self.section(&path, table),
                 _ if is_section => self.problem(&path, item, "is a section, not a value"),
                 value if path == OVERRIDE => self.overrides(item, value),
-                value => match keys::find(&path) {
-                    Some(key) => {
+                value => {
+                    if let Some(key) = keys::find(&path) {
                         let (written, source) = (self.written(item.1), self.source(item.0));
                         self.found.assign(key, key.kind.parse_toml(value), &written, source);
-                    }
-                    None => {
+                    } else {
                         let source = self.source(item.0);
                         self.found.problems.push(Problem::new(&path, source, suggest::unknown_key(&path)));
                     }
-                },
+                }
             }
         }
     }
@@ -175,6 +174,6 @@ impl Reader<'_> {
     }
 
     fn line(&self, offset: usize) -> usize {
-        self.text.as_bytes()[..offset.min(self.text.len())].iter().filter(|byte| **byte == b'\n').count() + 1
+        self.text.get(..offset).unwrap_or(self.text).matches('\n').count() + 1
     }
 }

@@ -8,17 +8,16 @@
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
-use chrono_tz::Tz;
-use tracing::Level;
-
+use super::rules::{
+    a_name, a_path, a_schedule, a_timezone, an_optional_file, columns, names_without_repetition, not_empty,
+};
 use super::value::{Kind, Value};
-use super::{Backend, Config, LocalStorageSettings, StateSettings, StorageSettings};
+use super::{Backend, Config};
 use crate::compaction::settings::{
-    Codec, CompactionSettings, Compression, Isolation, MergeOptions, ParquetVersion, PartitionPatch, PartitionSettings,
-    PolicySettings, Verify,
+    Codec, Isolation, MergeOptions, ParquetVersion, PartitionPatch, PolicySettings, Verify,
 };
 use crate::schedule::Schedule;
-use crate::telemetry::{LogFormat, LoggingSettings};
+use crate::telemetry::LogFormat;
 
 /// A key of the configuration.
 #[derive(Debug)]
@@ -369,7 +368,7 @@ pub const KEYS: &[Key] = &[
         default: "time",
         why: "The column with the time of a row; large merges are cut along it.",
         secret: false,
-        set: |c, v| merge(c).time_column = v.text().to_owned(),
+        set: |c, v| v.text().clone_into(&mut merge(c).time_column),
         patch: Some(|p, v| p.time_column = Some(v.text().to_owned())),
     },
     Key {
@@ -493,64 +492,6 @@ impl Key {
 
 const MASK: &str = "********";
 
-/// A configuration to set values in. Every value of it is set from the table before anyone sees it.
-pub(super) fn blank() -> Config {
-    let zero = Duration::ZERO;
-    Config {
-        compaction: CompactionSettings {
-            enabled: false,
-            exclude_databases: Vec::new(),
-            max_concurrent_jobs: NonZeroUsize::MIN,
-            lock_ttl: zero,
-            temp_dir: Default::default(),
-            max_temp_bytes: None,
-            cycle_timeout: None,
-            isolation: Isolation::Process,
-            memory_limit_bytes: None,
-            threads: None,
-            record_retention: zero,
-            partition: PartitionSettings {
-                policy: PolicySettings {
-                    min_age: zero,
-                    min_files: 0,
-                    settle: zero,
-                    late_data_max_wait: zero,
-                    late_rewrite_ratio: 0.0,
-                    max_side_files: 0,
-                    target_file_size_bytes: 0,
-                },
-                merge: MergeOptions {
-                    compression: Compression::None,
-                    parquet_version: ParquetVersion::V1,
-                    row_group_size: NonZeroUsize::MIN,
-                    target_file_size_bytes: 0,
-                    sort_by: Vec::new(),
-                    time_column: String::new(),
-                    verify: Verify::Content,
-                },
-                compression_level: 0,
-            },
-            overrides: Vec::new(),
-        },
-        storage: StorageSettings {
-            backend: Backend::Local,
-            local: LocalStorageSettings { base_path: Default::default() },
-        },
-        state: StateSettings { db_path: Default::default() },
-        logging: LoggingSettings {
-            level: Level::INFO,
-            format: LogFormat::Structured,
-            file: None,
-            keep_days: NonZeroUsize::MIN,
-        },
-        schedule: Schedule::parse("@hourly").expect("a known name"),
-        timezone: Tz::UTC,
-        foreign_sections: Vec::new(),
-        file: None,
-        entries: Vec::new(),
-    }
-}
-
 fn policy(config: &mut Config) -> &mut PolicySettings {
     &mut config.compaction.partition.policy
 }
@@ -601,62 +542,9 @@ fn parquet_version(value: &Value) -> ParquetVersion {
     if value.text() == "v1" { ParquetVersion::V1 } else { ParquetVersion::V2 }
 }
 
-fn not_empty(text: &str) -> Result<(), String> {
-    if text.is_empty() { Err("must not be empty".to_owned()) } else { Ok(()) }
-}
-
-fn a_path(text: &str) -> Result<(), String> {
-    not_empty(text)?;
-    if text.contains('\0') { Err("must not contain a NUL character".to_owned()) } else { Ok(()) }
-}
-
-fn an_optional_file(text: &str) -> Result<(), String> {
-    let names_a_file = !text.ends_with('/') && std::path::Path::new(text).file_name().is_some();
-    if text.is_empty() || (names_a_file && !text.contains('\0')) {
-        Ok(())
-    } else {
-        Err("must be the path of a file, or empty".to_owned())
-    }
-}
-
-fn a_schedule(text: &str) -> Result<(), String> {
-    Schedule::parse(text).map(|_| ()).map_err(|e| format!("must be a five-field cron schedule: {e}"))
-}
-
-fn a_timezone(text: &str) -> Result<(), String> {
-    text.parse::<Tz>().map(|_| ()).map_err(|_| "must be an IANA time zone such as UTC or Europe/Berlin".to_owned())
-}
-
-/// A folder name in storage, so it cannot have a slash.
-fn a_name(text: &str) -> Result<(), String> {
-    not_empty(text)?;
-    if text.contains('/') { Err(format!("{text:?} has a slash and is no name")) } else { Ok(()) }
-}
-
-fn names_without_repetition(names: &[String]) -> Result<(), String> {
-    names.iter().try_for_each(|name| a_name(name))?;
-    no_repetition(names)
-}
-
-fn columns(names: &[String]) -> Result<(), String> {
-    if names.is_empty() {
-        return Err("must name at least one column".to_owned());
-    }
-    if names.iter().any(String::is_empty) {
-        return Err("must not contain an empty name".to_owned());
-    }
-    no_repetition(names)
-}
-
-fn no_repetition(names: &[String]) -> Result<(), String> {
-    match names.iter().enumerate().find(|(at, name)| names[..*at].contains(name)) {
-        Some((_, name)) => Err(format!("must not name {name:?} twice")),
-        None => Ok(()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::blank::blank;
     use super::*;
 
     #[test]

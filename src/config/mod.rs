@@ -17,11 +17,13 @@
 //!
 //! Deliberately not here: command line parsing (`cli`), and anything that acts on a setting.
 
+mod blank;
 mod checks;
 mod environment;
 mod file;
 mod keys;
 mod problem;
+mod rules;
 mod suggest;
 mod value;
 
@@ -32,7 +34,7 @@ use std::path::PathBuf;
 use chrono::{DateTime, Utc};
 use chrono_tz::Tz;
 
-use crate::compaction::settings::{CompactionSettings, PartitionOverride};
+use crate::compaction::settings::{CompactionSettings, PartitionOverride, PartitionPatch};
 use crate::schedule::Schedule;
 use crate::telemetry::LoggingSettings;
 
@@ -208,7 +210,7 @@ impl Found {
     }
 
     fn into_config(self, file: Option<PathBuf>) -> Config {
-        let mut config = keys::blank();
+        let mut config = blank::blank();
         config.file = file;
         config.foreign_sections = self.foreign_sections;
         for key in KEYS {
@@ -235,8 +237,11 @@ impl Found {
 
 impl Override {
     fn apply(self, index: usize, config: &mut Config) {
-        let mut result =
-            PartitionOverride { database: self.database, measurement: self.measurement, set: Default::default() };
+        let mut result = PartitionOverride {
+            database: self.database,
+            measurement: self.measurement,
+            set: PartitionPatch::default(),
+        };
         let names = [("database", &result.database), ("measurement", &result.measurement)];
         for (name, value) in names {
             config.entries.push(Entry {

@@ -1,0 +1,29 @@
+# The common commands. `just` without arguments lists them.
+
+default:
+    @just --list
+
+# Everything that must pass before a change is merged
+ci:
+    .ci/run
+
+# Format, then lint
+lint:
+    cargo fmt --all
+    cargo clippy --release --all-targets -- -D warnings
+
+# All tests, or those whose name contains a text
+test *NAME:
+    cargo test --release {{NAME}}
+
+# Tests with nextest: each in its own process
+nextest *ARGS:
+    cargo nextest run --cargo-profile release {{ARGS}}
+
+# Realistic telemetry, compacted before your eyes
+demo *ARGS:
+    cargo run --release -- demo {{ARGS}}
+
+# Licences, advisories and sources of the dependencies
+deny:
+    cargo deny check

@@ -1,0 +1,61 @@
+//! The rules for texts and lists that a range or a choice cannot express. Each returns the rule that is broken.
+
+use std::path::Path;
+
+use chrono_tz::Tz;
+
+use crate::schedule::Schedule;
+
+pub(super) fn not_empty(text: &str) -> Result<(), String> {
+    if text.is_empty() { Err("must not be empty".to_owned()) } else { Ok(()) }
+}
+
+pub(super) fn a_path(text: &str) -> Result<(), String> {
+    not_empty(text)?;
+    if text.contains('\0') { Err("must not contain a NUL character".to_owned()) } else { Ok(()) }
+}
+
+pub(super) fn an_optional_file(text: &str) -> Result<(), String> {
+    let names_a_file = !text.ends_with('/') && Path::new(text).file_name().is_some();
+    if text.is_empty() || (names_a_file && !text.contains('\0')) {
+        Ok(())
+    } else {
+        Err("must be the path of a file, or empty".to_owned())
+    }
+}
+
+pub(super) fn a_schedule(text: &str) -> Result<(), String> {
+    Schedule::parse(text).map(|_| ()).map_err(|e| format!("must be a five-field cron schedule: {e}"))
+}
+
+pub(super) fn a_timezone(text: &str) -> Result<(), String> {
+    text.parse::<Tz>().map(|_| ()).map_err(|_| "must be an IANA time zone such as UTC or Europe/Berlin".to_owned())
+}
+
+/// A folder name in storage, so it cannot have a slash.
+pub(super) fn a_name(text: &str) -> Result<(), String> {
+    not_empty(text)?;
+    if text.contains('/') { Err(format!("{text:?} has a slash and is no name")) } else { Ok(()) }
+}
+
+pub(super) fn names_without_repetition(names: &[String]) -> Result<(), String> {
+    names.iter().try_for_each(|name| a_name(name))?;
+    no_repetition(names)
+}
+
+pub(super) fn columns(names: &[String]) -> Result<(), String> {
+    if names.is_empty() {
+        return Err("must name at least one column".to_owned());
+    }
+    if names.iter().any(String::is_empty) {
+        return Err("must not contain an empty name".to_owned());
+    }
+    no_repetition(names)
+}
+
+fn no_repetition(names: &[String]) -> Result<(), String> {
+    match names.iter().enumerate().find(|(at, name)| names[..*at].contains(name)) {
+        Some((_, name)) => Err(format!("must not name {name:?} twice")),
+        None => Ok(()),
+    }
+}
