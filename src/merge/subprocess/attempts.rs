@@ -1,7 +1,7 @@
 //! The attempts of one merge: again with smaller slices, then without the files that crash it.
 
 use std::num::NonZeroUsize;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -161,10 +161,9 @@ impl<'a> Attempts<'a> {
         }
         self.children += 1;
         let kind = if work == Work::Merge { "merge" } else { "scan" };
-        let folder = self.request.work_dir.join(format!("{kind}-{}", self.children));
-        tokio::fs::create_dir(&folder)
+        let folder = new_folder(&self.request.work_dir.join(format!("{kind}-{}", self.children)))
             .await
-            .map_err(|source| Failure::NotStarted(MergeError::Io { action: "create", path: folder.clone(), source }))?;
+            .map_err(Failure::NotStarted)?;
         let request = MergeRequest { work_dir: folder.clone(), inputs, limits, ..self.request.clone() };
         let answer = self.run(work, request, &folder).await;
         if !matches!(answer, Ok(Answer::Merged(_))) {
@@ -207,6 +206,13 @@ impl<'a> Attempts<'a> {
         outcome.peak_memory_bytes = outcome.peak_memory_bytes.max(self.peak_memory_bytes);
         outcome
     }
+}
+
+/// Creates a folder; its absolute path without links, which is what the child will see and name.
+async fn new_folder(path: &Path) -> Result<PathBuf, MergeError> {
+    let error = |source| MergeError::Io { action: "create", path: path.to_path_buf(), source };
+    tokio::fs::create_dir(path).await.map_err(error)?;
+    tokio::fs::canonicalize(path).await.map_err(error)
 }
 
 /// The limits of a second attempt: the engine cuts slices to fit its memory, and one thread holds less than several.
