@@ -1,7 +1,6 @@
 //! The composition root: configuration in, wired parts out. The only file, besides the command line, that names concrete
 //! adapters.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use crate::clock::SystemClock;
@@ -11,7 +10,7 @@ use crate::compaction::{CompactionManager, Components};
 use crate::config::{Backend, Config};
 use crate::lock::{CompactionLock, LockError};
 use crate::merge::resources::{detect, job_limits};
-use crate::merge::{DuckDbEngine, MergeEngine, SubprocessEngine};
+use crate::merge::{DuckDbEngine, MergeEngine, SubprocessEngine, SubprocessSettings};
 use crate::storage::{Storage, StorageError};
 
 /// Why the parts could not be put together. Every message names the place and the remedy.
@@ -37,11 +36,11 @@ pub fn build_manager(config: &Config, events: EventSink) -> Result<CompactionMan
     let clock = Arc::new(SystemClock);
     let settings = config.compaction.clone();
     let jobs = settings.max_concurrent_jobs;
-    let limits = job_limits(detect(Path::new("/")), settings.memory_limit_bytes, settings.threads, jobs);
+    let limits = job_limits(detect(), settings.memory_limit_bytes, settings.threads, jobs);
     let engine: Arc<dyn MergeEngine> = match settings.isolation {
         Isolation::InProcess => Arc::new(DuckDbEngine),
         Isolation::Process => {
-            Arc::new(SubprocessEngine::new(std::env::current_exe().map_err(BuildError::Executable)?))
+            Arc::new(SubprocessEngine::new(SubprocessSettings::this_program().map_err(BuildError::Executable)?))
         }
     };
     let components = Components {

@@ -76,7 +76,7 @@ fn run_dying(config: &Path, point: usize) {
         locks: Shared::new(CompactionLock::open(&config.state.db_path, clock.clone()).unwrap()),
         engine: Shared::new(DuckDbEngine),
         clock,
-        limits: job_limits(detect(Path::new("/")), None, None, settings.max_concurrent_jobs),
+        limits: job_limits(detect(), None, None, settings.max_concurrent_jobs),
         events: EventSink::ignore(),
         seed: point as u64,
     };

@@ -21,7 +21,7 @@ use crate::clock::{Clock, SystemClock};
 use crate::compaction::events::EventSink;
 use crate::compaction::{CycleReport, Scope};
 use crate::config::{Config, Flag};
-use crate::merge::resources::peak_memory_bytes;
+use crate::merge::resources::ProcessMemory;
 use crate::partition::{Hour, PartitionId};
 use crate::server::{build_manager, open_storage};
 
@@ -144,7 +144,8 @@ async fn show(args: &DemoArgs, globals: &GlobalArgs, config: &Config) -> anyhow:
     let cycle = compact_all(config, globals).await?;
     let compact_seconds = began.elapsed().as_secs_f64();
     let merge_peak = cycle.jobs.iter().map(|job| job.peak_memory_bytes).max().unwrap_or(0);
-    let peak_memory_bytes = peak_memory_bytes() + merge_peak;
+    let own_peak = ProcessMemory::of_this_process().map_or(0, |memory| memory.peak_bytes);
+    let peak_memory_bytes = own_peak + merge_peak;
     let after = picture(config, &partitions).await?;
 
     if globals.json {
