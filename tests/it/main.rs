@@ -1,3 +1,5 @@
 //! All integration tests, in one binary: each further one would link DuckDB again.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail the test, too; clippy exempts only the test functions")]
+
 mod config;
