@@ -76,6 +76,11 @@ impl Reader<'_> {
         for item @ (name, value) in table {
             let path =
                 if prefix.is_empty() { name.get_ref().to_string() } else { format!("{prefix}.{}", name.get_ref()) };
+            // `"compaction.min_files" = 3` names one key with a dot in it, not a key of a section.
+            if name.get_ref().contains('.') {
+                self.problem(&path, item, "unknown key: the dot is inside of the quotes");
+                continue;
+            }
             let is_section = keys::is_section(&path);
             match value.get_ref() {
                 DeValue::Table(_) if FOREIGN_SECTIONS.contains(&path.as_str()) => {

@@ -277,7 +277,7 @@ pub const KEYS: &[Key] = &[
         why: "After this long a cycle starts no further job; 0: no limit.",
         secret: false,
         set: |c, v| {
-            c.compaction.cycle_timeout = unless_zero(v).map(|minutes| Duration::from_secs(minutes * 60));
+            c.compaction.cycle_timeout = unless_zero(v).map(Duration::from_mins);
         },
         patch: None,
     },
@@ -501,7 +501,7 @@ fn merge(config: &mut Config) -> &mut MergeOptions {
 }
 
 fn hours(value: &Value) -> Duration {
-    Duration::from_secs(value.integer() * 3_600)
+    Duration::from_hours(value.integer())
 }
 
 fn mib(value: &Value) -> u64 {

@@ -46,7 +46,7 @@ pub(super) fn unknown_override_key(name: &str) -> String {
 /// About an environment variable.
 pub(super) fn unknown_variable(name: &str) -> String {
     let variable_of = |key: &&str| key.strip_prefix("compaction.").is_some_and(|key| name == variable(key));
-    if NOT_YET.iter().any(|key| variable_of(key)) {
+    if NOT_YET.iter().any(variable_of) {
         return "not supported by this version".to_owned();
     }
     message("variable", name, KEYS.iter().map(|key| key.variable))

@@ -68,7 +68,7 @@ fn typed(config: &Config) -> String {
 #[test]
 fn the_defaults_are_the_documented_ones() {
     let config = Config::default();
-    let hour = Duration::from_secs(3_600);
+    let hour = Duration::from_hours(1);
     let c = &config.compaction;
     assert!(c.enabled);
     assert_eq!(c.max_concurrent_jobs.get(), 2);
@@ -220,7 +220,7 @@ fn the_documented_variables_have_their_documented_effect() {
     assert_eq!(c.partition.merge.target_file_size_bytes, 64 * 1024 * 1024);
     assert_eq!(c.partition.policy.target_file_size_bytes, 64 * 1024 * 1024);
     assert_eq!(config.schedule.as_str(), "*/15 * * * *");
-    assert_eq!((c.max_concurrent_jobs.get(), c.lock_ttl), (3, Duration::from_secs(4 * 3_600)));
+    assert_eq!((c.max_concurrent_jobs.get(), c.lock_ttl), (3, Duration::from_hours(4)));
     assert_eq!(c.temp_dir, Path::new("/var/tmp/arc"));
     assert_eq!(c.partition.merge.compression, Compression::Zstd(9));
     assert_eq!(c.partition.merge.sort_by, ["host", "time"]);
@@ -242,7 +242,7 @@ fn flags_win_over_the_environment_over_the_file_over_defaults_key_by_key() {
     let source = |key: &str| config.source(key).unwrap().to_string();
     let policy = &config.compaction.partition.policy;
     assert_eq!((policy.min_files, source("compaction.min_files").as_str()), (4, "COMPACTION_MIN_FILES"));
-    assert_eq!(policy.min_age, Duration::from_secs(5 * 3_600));
+    assert_eq!(policy.min_age, Duration::from_hours(5));
     assert!(source("compaction.min_age_hours").ends_with("arc.conf:3"));
     assert_eq!((config.logging.level, source("logging.level").as_str()), (tracing::Level::TRACE, "--log-level"));
     assert_eq!((policy.max_side_files, source("compaction.max_side_files").as_str()), (4, "default"));
@@ -328,6 +328,13 @@ fn broken_toml_is_reported_with_its_line_and_the_other_sources_are_still_checked
     assert!(problems.contains("COMPACTION_THREADS: compaction.threads = many:"), "{problems}");
     let twice = Setup::new("[compaction]\nmin_files = 3\nmin_files = 4\n").problems();
     assert!(twice.starts_with("arc.conf:3: not valid TOML: "), "{twice}");
+}
+
+#[test]
+fn a_dot_inside_of_quotes_makes_no_section() {
+    let problems = Setup::new("\"compaction.min_files\" = 3\n").problems();
+    assert_eq!(problems, "arc.conf:1: compaction.min_files = 3: unknown key: the dot is inside of the quotes");
+    Setup::new("compaction.min_files = 3\n").load().unwrap();
 }
 
 #[test]
@@ -445,7 +452,7 @@ compression = 'zstd'
     // A level for everyone does not bring zstd back where another override chose snappy.
     let fast_cpu = settings("fast", "cpu");
     assert_eq!((fast_cpu.codec(), fast_cpu.merge.compression), (Codec::Snappy, Compression::Snappy));
-    assert_eq!((fast_cpu.policy.min_files, fast_cpu.policy.min_age), (2, Duration::from_secs(6 * 3_600)));
+    assert_eq!((fast_cpu.policy.min_files, fast_cpu.policy.min_age), (2, Duration::from_hours(6)));
     assert_eq!(fast_cpu.merge.sort_by, ["host", "time"]);
     assert_eq!(fast_cpu.merge.target_file_size_bytes, 64 * 1024 * 1024);
     assert_eq!(fast_cpu.policy.target_file_size_bytes, 64 * 1024 * 1024);
@@ -537,7 +544,7 @@ fn the_profiles_have_their_documented_values() {
     for (name, min_age_hours, min_files, target_mb, schedule, jobs, codec, level) in table {
         let config = load_repository_file(&format!("config/{name}.conf"));
         let partition = &config.compaction.partition;
-        assert_eq!(partition.policy.min_age, Duration::from_secs(min_age_hours * 3_600), "{name}");
+        assert_eq!(partition.policy.min_age, Duration::from_hours(min_age_hours), "{name}");
         assert_eq!(partition.policy.min_files, min_files, "{name}");
         assert_eq!(partition.policy.target_file_size_bytes, target_mb * 1024 * 1024, "{name}");
         assert_eq!(config.schedule.as_str(), schedule, "{name}");
