@@ -8,7 +8,7 @@ use super::{Acquired, Lease, LockError, LockManager, WorkerId};
 use crate::clock::ManualClock;
 use crate::partition::PartitionId;
 
-const TTL: Duration = Duration::from_secs(60);
+const TTL: Duration = Duration::from_mins(1);
 
 /// Runs the suite on an empty lock store whose manager reads `clock`, which stands at a whole second.
 pub(crate) async fn check(locks: &dyn LockManager, clock: &ManualClock) {

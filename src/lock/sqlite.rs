@@ -32,7 +32,7 @@ mod tests;
 use database::{Database, Failure};
 
 /// The longest lease. A longer one is shortened to this.
-pub const MAX_TTL: Duration = Duration::from_secs(366 * 24 * 3600);
+pub const MAX_TTL: Duration = Duration::from_hours(366 * 24);
 
 const TIME_FORMAT: &str = "%Y-%m-%d %H:%M:%S";
 

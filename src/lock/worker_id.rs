@@ -93,7 +93,7 @@ fn has_ended(pid: u32, start_ticks: u64) -> bool {
     }
 }
 
-/// The fields of `/proc/{pid}/stat` that are needed here (proc_pid_stat(5)).
+/// The fields of `/proc/{pid}/stat` that are needed here; see `man 5 proc_pid_stat`.
 struct ProcessStat {
     state: char,
     threads: u64,

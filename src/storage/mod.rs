@@ -184,6 +184,8 @@ impl LocalRoot {
 
     /// Creates a staging folder for `attempt`; returns it with its key prefix.
     async fn stage(self: &Arc<Self>, attempt: &str) -> Result<(OwnedDir, String), StorageError> {
+        // Creating the staging folder creates what is missing above it: never on the disk below a lost mount.
+        self.check().await?;
         let id = staging_id(attempt, self.staged.fetch_add(1, Ordering::Relaxed))?;
         let key = format!("{STAGING_DIR}/{id}");
         let root = Arc::clone(self);

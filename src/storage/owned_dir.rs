@@ -215,9 +215,9 @@ mod tests {
             let dir = OwnedDir::create(root.path(), "a").unwrap();
             std::fs::create_dir(dir.path().join("nested")).unwrap();
             if dropped {
-                drop(dir)
+                drop(dir);
             } else {
-                dir.remove().unwrap()
+                dir.remove().unwrap();
             }
             let left: Vec<_> = std::fs::read_dir(root.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
             assert_eq!(left, [ROOT_LOCK]);

@@ -25,7 +25,6 @@ impl Storage {
             verdict?;
             return removed.map_err(|e| self.error(&key, e));
         };
-        root.check().await?;
         let (staging, prefix) = root.stage(&unique).await?;
         let verdict = self.probe_link(&prefix).await;
         discard(staging).await;

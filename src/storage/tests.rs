@@ -58,44 +58,41 @@ impl Fixture {
 
     /// Writes an object as ingestion would: not through our verbs.
     async fn put(&self, path: &str, content: &str) {
-        match &self.base {
-            Some(base) => {
-                let path = base.path().join(path);
-                std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-                std::fs::write(path, content).unwrap();
-            }
-            None => {
-                let key = Path::parse(path).unwrap();
-                self.sound.put(&key, content.to_owned().into()).await.unwrap();
-            }
+        if let Some(base) = &self.base {
+            let path = base.path().join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, content).unwrap();
+        } else {
+            let key = Path::parse(path).unwrap();
+            self.sound.put(&key, content.to_owned().into()).await.unwrap();
         }
     }
 
     /// Every object and its content, also what listings do not show; on local disk without the lock files of staging.
     async fn objects(&self) -> BTreeMap<String, String> {
+        let Some(base) = &self.base else { return self.remote_objects().await };
         let mut found = BTreeMap::new();
-        match &self.base {
-            Some(base) => {
-                let mut folders = vec![base.path().to_owned()];
-                while let Some(folder) = folders.pop() {
-                    for entry in std::fs::read_dir(folder).unwrap() {
-                        let path = entry.unwrap().path();
-                        if path.is_dir() {
-                            folders.push(path);
-                        } else if path.file_name().unwrap() != ".arc-lock" {
-                            let content = String::from_utf8_lossy(&std::fs::read(&path).unwrap()).into_owned();
-                            found.insert(path.strip_prefix(base.path()).unwrap().to_str().unwrap().to_owned(), content);
-                        }
-                    }
+        let mut folders = vec![base.path().to_owned()];
+        while let Some(folder) = folders.pop() {
+            for entry in std::fs::read_dir(folder).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_dir() {
+                    folders.push(path);
+                } else if path.file_name().unwrap() != ".arc-lock" {
+                    let content = String::from_utf8_lossy(&std::fs::read(&path).unwrap()).into_owned();
+                    found.insert(path.strip_prefix(base.path()).unwrap().to_str().unwrap().to_owned(), content);
                 }
             }
-            None => {
-                let metas: Vec<ObjectMeta> = self.sound.list(None).try_collect().await.unwrap();
-                for meta in metas {
-                    let bytes = self.sound.get(&meta.location).await.unwrap().bytes().await.unwrap();
-                    found.insert(meta.location.to_string(), String::from_utf8_lossy(&bytes).into_owned());
-                }
-            }
+        }
+        found
+    }
+
+    async fn remote_objects(&self) -> BTreeMap<String, String> {
+        let mut found = BTreeMap::new();
+        let metas: Vec<ObjectMeta> = self.sound.list(None).try_collect().await.unwrap();
+        for meta in metas {
+            let bytes = self.sound.get(&meta.location).await.unwrap().bytes().await.unwrap();
+            found.insert(meta.location.to_string(), String::from_utf8_lossy(&bytes).into_owned());
         }
         found
     }

@@ -7,7 +7,7 @@
 use std::fmt;
 use std::path::Path;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, ErrorCode, TransactionBehavior};
 use tokio::sync::{mpsc, oneshot};
@@ -16,6 +16,8 @@ use super::super::LockError;
 
 /// How long SQLite waits for another process that is writing, before it reports "busy".
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// Pause between attempts to open a busy file.
+const BUSY_PAUSE: Duration = Duration::from_millis(5);
 /// Work waiting for the thread. More callers wait before they may queue theirs.
 const QUEUE: usize = 64;
 
@@ -83,7 +85,7 @@ impl Database {
             let detail = format!("its folder cannot be created ({error}): correct the path or the rights");
             return Err(LockError::Unusable { path, detail });
         }
-        let mut connection = connect(db_path).map_err(|failure| describe(&path, failure))?;
+        let mut connection = connect_patiently(db_path).map_err(|failure| describe(&path, failure))?;
         let (queue, mut works) = mpsc::channel::<Work>(QUEUE);
         let thread = std::thread::Builder::new().name("arc-locks".to_owned()).spawn(move || {
             while let Some(work) = works.blocking_recv() {
@@ -132,6 +134,26 @@ impl Drop for Database {
             let _ = thread.join();
         }
     }
+}
+
+/// Connects, again and again while the file is busy, for as long as a statement would wait.
+///
+/// SQLite waits by itself almost everywhere, but not while another process switches a new file to the write-ahead log or
+/// removes that log as the last to leave: then it answers "locked" at once.
+fn connect_patiently(path: &Path) -> Result<Connection, Failure> {
+    let deadline = Instant::now() + BUSY_TIMEOUT;
+    loop {
+        match connect(path) {
+            Err(Failure::Sqlite(error)) if is_busy(&error) && Instant::now() < deadline => {
+                std::thread::sleep(BUSY_PAUSE)
+            }
+            result => return result,
+        }
+    }
+}
+
+fn is_busy(error: &rusqlite::Error) -> bool {
+    matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked))
 }
 
 fn connect(path: &Path) -> Result<Connection, Failure> {

@@ -9,7 +9,7 @@ use super::super::conformance::{self, partition, take};
 use super::*;
 use crate::clock::ManualClock;
 
-const TTL: Duration = Duration::from_secs(60);
+const TTL: Duration = Duration::from_mins(1);
 
 struct Fixture {
     folder: TempDir,
@@ -123,6 +123,27 @@ fn of_eight_handles_racing_for_a_partition_one_gets_it() {
     let mut tokens: Vec<u64> = wins.iter().flatten().flatten().map(|lease| lease.token).collect();
     tokens.sort_unstable();
     assert_eq!(tokens, (1..=ROUNDS as u64).collect::<Vec<_>>());
+}
+
+/// Several commands started at the same moment on a fresh machine.
+#[test]
+fn handles_opened_and_closed_at_the_same_time_all_work() {
+    for _ in 0..10 {
+        let f = Fixture::new();
+        std::thread::scope(|scope| {
+            for number in 0..8 {
+                let f = &f;
+                scope.spawn(move || {
+                    for round in 0..5 {
+                        let locks = f.open();
+                        let p = partition(&format!("db/cpu/2025/10/{:02}/{round:02}", number + 1));
+                        let lease = block_on(take(&locks, &p));
+                        block_on(locks.release_lock(&lease)).unwrap();
+                    }
+                });
+            }
+        });
+    }
 }
 
 #[test]

@@ -48,7 +48,8 @@ async fn a_scan_finds_every_object_in_its_own_partition() {
     for f in Fixture::both() {
         let mut random = fastrand::Rng::with_seed(7);
         let mut expected: BTreeMap<(String, String), BTreeMap<PartitionId, BTreeSet<String>>> = BTreeMap::new();
-        for _ in 0..3_000 {
+        // Creating files is what takes the time on some machines.
+        for _ in 0..if f.base.is_some() { 1_000 } else { 5_000 } {
             let database = NAMES[random.usize(..4)];
             let measurement = NAMES[random.usize(..NAMES.len())];
             let path = format!("{database}/{measurement}/2025/10/{:02}/{:02}", random.u8(1..=2), random.u8(0..=3));
@@ -178,6 +179,11 @@ async fn a_base_folder_that_went_away_is_an_error_and_not_empty() {
         assert!(f.storage.list_partition(&hour()).await.is_err());
         assert!(f.storage.list_records(&hour()).await.is_err());
         assert!(f.storage.head(&hour(), "a.parquet").await.is_err());
+        let record = f.storage.create_record(&hour(), Generation(1), Bytes::new(), "job").await;
+        assert!(matches!(record, Err(WriteError::NotWritten(_))));
+        assert!(f.storage.probe().await.is_err());
+        assert_eq!(base.exists(), replaced, "nothing was created in its place");
+        assert!(!replaced || std::fs::read_dir(base).unwrap().next().is_none());
     }
 }
 
