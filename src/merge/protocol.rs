@@ -23,7 +23,7 @@ use super::{MergeError, MergeOutcome, MergeProgress, MergeRequest, SetAside};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum ToWorker {
-    Start(Start),
+    Start(Box<Start>),
     /// Stop soon and answer with [`WireError::Cancelled`]. Always true.
     Cancel(bool),
 }

@@ -201,9 +201,9 @@ fn cpus_of_quota(quota: &str, period: &str) -> Option<NonZeroUsize> {
 }
 
 /// How many CPUs a list such as `0-3,8` names.
-fn cpu_list_len(list: &str) -> Option<NonZeroUsize> {
+fn cpu_list_len(text: &str) -> Option<NonZeroUsize> {
     let mut cpus = 0;
-    for range in list.trim().split(',') {
+    for range in text.trim().split(',') {
         let (first, last) = range.split_once('-').unwrap_or((range, range));
         let (first, last): (usize, usize) = (first.parse().ok()?, last.parse().ok()?);
         cpus += last.checked_sub(first)? + 1;

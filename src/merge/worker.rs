@@ -78,7 +78,7 @@ where
             return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "no merge request on standard input"));
         }
         let refusal = match serde_json::from_str(&line) {
-            Ok(ToWorker::Start(start)) => return Ok(Self { start, input, output }),
+            Ok(ToWorker::Start(start)) => return Ok(Self { start: *start, input, output }),
             Ok(ToWorker::Cancel(_)) => "cancelled before anything was asked for".to_owned(),
             Err(error) => format!("not a merge request: {error}"),
         };
@@ -207,7 +207,7 @@ mod tests {
         let (stdin, to_worker) = pipe().unwrap();
         let (from_worker, stdout) = pipe().unwrap();
         let mut parent = Parent { to_worker, from_worker: BufReader::new(from_worker) };
-        parent.say(&ToWorker::Start(Start { parent_pid: 1, log_level: "DEBUG".into(), task }));
+        parent.say(&ToWorker::Start(Box::new(Start { parent_pid: 1, log_level: "DEBUG".into(), task })));
         let session = Session::open(stdin, stdout).unwrap();
         (parent, session)
     }

@@ -132,11 +132,10 @@ impl<'a> Attempts<'a> {
     /// How a child crashes that reads these inputs, if it does.
     async fn crash_of_scan(&mut self, inputs: &[MergeInput]) -> Result<Option<String>, MergeError> {
         match self.one_child(Work::Scan, inputs.to_vec(), smaller(self.request.limits)).await {
-            Ok(_) => Ok(None),
             Err(failure) if failure.is_crash() => Ok(Some(failure.describe())),
             Err(Failure::Reported(MergeError::Cancelled)) => Err(MergeError::Cancelled),
-            // The merge will meet the same error, and sets the file aside itself if it has to.
-            Err(Failure::Reported(_)) => Ok(None),
+            // An error is no crash: the merge will meet it again, and sets the file aside itself if it has to.
+            Ok(_) | Err(Failure::Reported(_)) => Ok(None),
             Err(other) => Err(other.into()),
         }
     }

@@ -87,11 +87,8 @@ pub(super) async fn run(order: Order<'_>, progress: &ProgressSink, cancel: &Canc
 }
 
 fn request_line(task: &Task) -> Result<Vec<u8>, serde_json::Error> {
-    to_line(&ToWorker::Start(Start {
-        parent_pid: std::process::id(),
-        log_level: LevelFilter::current().to_string(),
-        task: task.clone(),
-    }))
+    let log_level = LevelFilter::current().to_string();
+    to_line(&ToWorker::Start(Box::new(Start { parent_pid: std::process::id(), log_level, task: task.clone() })))
 }
 
 /// A running child, and the thread that started it.
@@ -101,8 +98,12 @@ fn request_line(task: &Task) -> Result<Vec<u8>, serde_json::Error> {
 #[derive(Debug)]
 struct Started {
     child: Child,
-    _keeps_the_thread: std::sync::mpsc::Sender<()>,
+    _thread: KeptThread,
 }
+
+/// Dropping it ends the thread.
+#[derive(Debug)]
+struct KeptThread(#[expect(dead_code, reason = "held, never used")] std::sync::mpsc::Sender<()>);
 
 async fn start(settings: &SubprocessSettings, folder: &Path) -> io::Result<Started> {
     let mut command = Command::new(&settings.executable);
@@ -126,7 +127,7 @@ async fn start(settings: &SubprocessSettings, folder: &Path) -> io::Result<Start
         }
     })?;
     let child = receive.await.map_err(io::Error::other)??;
-    Ok(Started { child, _keeps_the_thread: keep })
+    Ok(Started { child, _thread: KeptThread(keep) })
 }
 
 /// Everything that is going on with one child.
@@ -135,8 +136,7 @@ struct Conversation<'a> {
     order: &'a Order<'a>,
     progress: &'a ProgressSink,
     request: Vec<u8>,
-    child: Child,
-    _keeps_the_thread: std::sync::mpsc::Sender<()>,
+    started: Started,
     relay: Relay,
     answer: Option<Result<Answer, MergeError>>,
     /// Why it was killed, if it was.
@@ -155,15 +155,13 @@ struct Alarm {
 
 impl<'a> Conversation<'a> {
     fn new(order: &'a Order<'a>, request: Vec<u8>, started: Started, progress: &'a ProgressSink) -> Self {
-        let Started { child, _keeps_the_thread } = started;
-        let relay = Relay::new(child.id().unwrap_or_default(), &order.task.request().job_id);
+        let relay = Relay::new(started.child.id().unwrap_or_default(), &order.task.request().job_id);
         let too_late = Failure::TooLate(order.settings.deadline.unwrap_or_default());
         Self {
             order,
             progress,
             request,
-            child,
-            _keeps_the_thread,
+            started,
             relay,
             answer: None,
             killed: None,
@@ -198,7 +196,7 @@ impl<'a> Conversation<'a> {
                     Ok(Some(line)) => self.relay.line(&line),
                     Ok(None) | Err(_) => stderr_open = false,
                 },
-                status = self.child.wait(), if exit.is_none() => {
+                status = self.started.child.wait(), if exit.is_none() => {
                     exit = Some(status);
                     drained_by = Some(Instant::now() + LINGER);
                 }
@@ -222,9 +220,9 @@ impl<'a> Conversation<'a> {
         const PIPED: &str = "the command pipes all three streams, and this is the only place that takes them";
         let max_message_bytes = MAX_MESSAGE_BYTES + 4 * self.request.len();
         (
-            self.child.stdin.take().expect(PIPED),
-            Lines::new(self.child.stdout.take().expect(PIPED), max_message_bytes, TooLong::Fail),
-            Lines::new(self.child.stderr.take().expect(PIPED), relay::MAX_LINE_BYTES, TooLong::Cut),
+            self.started.child.stdin.take().expect(PIPED),
+            Lines::new(self.started.child.stdout.take().expect(PIPED), max_message_bytes, TooLong::Fail),
+            Lines::new(self.started.child.stderr.take().expect(PIPED), relay::MAX_LINE_BYTES, TooLong::Cut),
         )
     }
 
@@ -250,7 +248,7 @@ impl<'a> Conversation<'a> {
     }
 
     fn check_memory(&mut self) {
-        let Some(memory) = self.child.id().and_then(ProcessMemory::of) else { return };
+        let Some(memory) = self.started.child.id().and_then(ProcessMemory::of) else { return };
         self.peak_memory_bytes = self.peak_memory_bytes.max(memory.peak_bytes);
         let ceiling_bytes = self.order.memory_ceiling_bytes;
         if memory.resident_bytes > ceiling_bytes {
@@ -271,9 +269,9 @@ impl<'a> Conversation<'a> {
     /// Kills the child and everything it started. The first reason is the one that counts.
     fn kill(&mut self, reason: Failure) {
         // As long as it has an id it has not been waited for, so the number cannot belong to anybody else.
-        if let Some(group) = self.child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?)) {
+        if let Some(group) = self.started.child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?)) {
             let _ = kill_process_group(group, Signal::KILL);
-            let _ = self.child.start_kill();
+            let _ = self.started.child.start_kill();
         }
         self.killed.get_or_insert(reason);
         self.alarm = None;
@@ -304,7 +302,7 @@ async fn feed(mut stdin: ChildStdin, request: Vec<u8>, cancel: &CancellationToke
             let _ = stdin.write_all(&line).await;
         }
     }
-    future::pending().await
+    future::pending::<()>().await;
 }
 
 async fn wait_until(at: Option<Instant>) {
