@@ -14,7 +14,7 @@ pub mod demo;
 mod format;
 pub mod globals;
 mod interrupt;
-//mod merge_worker;
+mod merge_worker;
 pub mod plan;
 mod progress;
 pub mod scope;
@@ -52,7 +52,7 @@ enum Command {
 pub fn main() -> ExitCode {
     let Cli { globals, command } = Cli::parse();
     let result = match command {
-        Command::MergeWorker => todo!(),
+        Command::MergeWorker => Ok(merge_worker::run()),
         Command::Config(args) => config::run(&args, &globals),
         Command::Demo(args) => run_async(demo::run(&args, &globals)),
         Command::Compact(args) => with_config(&globals, |config| run_async(compact::run(&args, &globals, &config))),

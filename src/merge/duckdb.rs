@@ -13,7 +13,6 @@
 //! Not here: how a group is merged and proven (`attempt.rs`), the child process (`subprocess.rs`).
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -22,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::attempt::{Attempt, Merged, Setback};
 use super::budget::{Budget, row_bytes};
+use super::resources::ProcessMemory;
 use super::schema::{SchemaGroup, group};
 use super::session::Session;
 use super::survey::survey;
@@ -50,7 +50,7 @@ impl MergeEngine for DuckDbEngine {
 }
 
 /// Merges, blocking the thread. What the engine and the child process do.
-pub(super) fn run(
+pub fn run(
     request: &MergeRequest,
     progress: &ProgressSink,
     cancel: &CancellationToken,
@@ -171,19 +171,9 @@ fn outcome(
         set_aside,
         fingerprint: merged.fingerprint,
         slices: merged.slices,
-        peak_memory_bytes: peak_memory_bytes(),
+        peak_memory_bytes: ProcessMemory::of_this_process().map_or(0, |memory| memory.peak_bytes),
         engine,
     })
-}
-
-/// Most resident memory this process ever had; 0 where the system does not say.
-fn peak_memory_bytes() -> u64 {
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmHWM:"))
-        .and_then(|rest| rest.trim().strip_suffix("kB")?.trim().parse::<u64>().ok())
-        .map_or(0, |kib| kib * 1024)
 }
 
 #[cfg(test)]

@@ -23,6 +23,7 @@ mod duckdb;
 mod file_schema;
 mod protocol;
 pub mod resources;
+mod scan;
 mod schema;
 mod session;
 mod slices;
@@ -46,7 +47,8 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
-pub use self::duckdb::DuckDbEngine;
+pub use self::duckdb::{DuckDbEngine, run as merge_blocking};
+pub use self::scan::scan as scan_blocking;
 pub use self::subprocess::{SubprocessEngine, SubprocessSettings};
 
 /// Key of the Parquet key-value metadata under which an output names its inputs, as a JSON array of file names.

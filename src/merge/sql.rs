@@ -216,6 +216,14 @@ fn write_options(group: &SchemaGroup, options: &MergeOptions) -> String {
     text
 }
 
+/// Decodes every value of a file, whatever its columns, and keeps one number.
+pub(super) fn read_everything(path: &str) -> String {
+    format!(
+        "SELECT bit_xor(hash(t)) FROM read_parquet({}, hive_partitioning = false) AS t",
+        literal(&without_glob(path))
+    )
+}
+
 /// Statements that close the database off, in this order: after the last one no setting can be changed.
 ///
 /// `files` are the real paths of the inputs, `folder` the work folder. An input is opened through a link in the work folder:

@@ -1,3 +1,4 @@
+use std::fs;
 use std::collections::HashSet;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
