@@ -145,7 +145,7 @@ fn connect_patiently(path: &Path) -> Result<Connection, Failure> {
     loop {
         match connect(path) {
             Err(Failure::Sqlite(error)) if is_busy(&error) && Instant::now() < deadline => {
-                std::thread::sleep(BUSY_PAUSE)
+                std::thread::sleep(BUSY_PAUSE);
             }
             result => return result,
         }
