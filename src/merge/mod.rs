@@ -18,6 +18,8 @@
 
 mod column_type;
 mod file_schema;
+#[cfg(test)]
+mod fixtures;
 mod schema;
 mod stats;
 mod stitch;

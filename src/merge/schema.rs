@@ -465,3 +465,6 @@ fn combine(field: Field, hint: &Field, plain: impl Fn() -> DataType) -> Field {
     let ty = if field.data_type() == hint.data_type() { field.data_type().clone() } else { plain() };
     field.with_data_type(ty).with_metadata(metadata)
 }
+
+#[cfg(test)]
+mod tests;

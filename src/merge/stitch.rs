@@ -295,3 +295,6 @@ fn parquet_error(action: &'static str, path: &Path, error: ParquetError) -> Merg
         other => MergeError::Engine(format!("{action} {}: {other}", path.display())),
     }
 }
+
+#[cfg(test)]
+mod tests;
