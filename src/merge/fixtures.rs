@@ -114,7 +114,8 @@ impl Inputs {
     /// Merges `group` with DuckDB into one file, in the plainest way.
     pub(super) fn slice(&self, group: &SchemaGroup, name: &str) -> PathBuf {
         let out = self.path(name);
-        copy(&format!("({} ORDER BY {})", self.select(group), order(group)), &out);
+        let version = if group.delta_encoding_safe { "V2" } else { "V1" };
+        copy_as(&format!("({} ORDER BY {})", self.select(group), order(group)), &out, version);
         out
     }
 
@@ -158,9 +159,14 @@ fn order(group: &SchemaGroup) -> String {
 
 /// Runs a `COPY` of `source` to `out`.
 pub(super) fn copy(source: &str, out: &Path) {
+    copy_as(source, out, "V2");
+}
+
+fn copy_as(source: &str, out: &Path, version: &str) {
     let connection = duckdb::Connection::open_in_memory().unwrap();
     connection.execute_batch("SET TimeZone = 'UTC'").unwrap();
-    let sql = format!("COPY {source} TO '{}' (FORMAT parquet, COMPRESSION zstd, PARQUET_VERSION v2)", out.display());
+    let to = out.display();
+    let sql = format!("COPY {source} TO '{to}' (FORMAT parquet, COMPRESSION zstd, PARQUET_VERSION {version})");
     connection.execute_batch(&sql).unwrap_or_else(|e| panic!("{sql}: {e}"));
 }
 

@@ -407,7 +407,7 @@ impl TimeKind {
         match ty {
             ColumnType::TimestampMicros { utc } => Self::TimestampMicros { utc: *utc },
             ColumnType::TimestampNanos => Self::TimestampNanos,
-            ColumnType::Integer { .. } => Self::Integer(ty.sql()),
+            ColumnType::Integer { .. } | ColumnType::ArrowInt64(_) => Self::Integer(ty.sql()),
             ColumnType::Date => Self::Date,
             _ => Self::Other,
         }

@@ -13,7 +13,7 @@ use super::{Projection, TimeKind, time_bound};
 fn values(ty: &DataType) -> ArrayRef {
     let numbers: ArrayRef = Arc::new(Int64Array::from(vec![Some(1), None]));
     match ty {
-        DataType::Date32 => cast(&cast(&numbers, &DataType::Int32).unwrap(), ty).unwrap(),
+        DataType::Date32 | DataType::Time32(_) => cast(&cast(&numbers, &DataType::Int32).unwrap(), ty).unwrap(),
         DataType::Binary => cast(&cast(&numbers, &DataType::Utf8).unwrap(), ty).unwrap(),
         _ => cast(&numbers, ty).unwrap_or_else(|_| new_null_array(ty, 2)),
     }
@@ -170,7 +170,7 @@ fn a_column_of_nulls_takes_the_type_of_the_values_elsewhere() {
     add(&mut files, &[("x", nulls(&DataType::Boolean)), ("y", values(&DataType::Int8)), ("z", nulls(&DataType::Null))]);
     insta::assert_snapshot!(drawn(&files), @r"
     group (time BIGINT, x VARCHAR, y BIGINT, z INTEGER)
-      files [0]: null(1), null(2), f3
+      files [0]: f0, null(1), null(2), f3
       files [1]: f0, f1, f2, null
       files [2]: f0, null(1), cast(f2), f3
     ");
@@ -284,6 +284,7 @@ fn what_duckdb_would_change_is_unsupported_with_column_and_type() {
         "optional fixed_len_byte_array(3) x",
         "optional fixed_len_byte_array(12) x (INTERVAL)",
         "optional int96 x",
+        "optional binary x (BSON)",
         "optional int64 x (TIMESTAMP(NANOS,true))",
         "optional int64 x (TIME(NANOS,true))",
         "optional fixed_len_byte_array(21) x (DECIMAL(50,3))",
@@ -295,7 +296,8 @@ fn what_duckdb_would_change_is_unsupported_with_column_and_type() {
         "optional group x (MAP) { repeated group key_value { required binary key (UTF8); } }",
     ] {
         let mut files = Inputs::new();
-        files.schema(&format!("optional int64 time; {field};"));
+        let end = if field.ends_with('}') { "" } else { ";" };
+        files.schema(&format!("optional int64 time; {field}{end}"));
         let (_, set_aside) = files.groups();
         assert!(matches!(set_aside[0].reason, SetAsideReason::Unsupported(_)), "{field}: {set_aside:?}");
         writeln!(refused, "{}", set_aside[0].reason).unwrap();

@@ -171,7 +171,7 @@ fn zone_names_that_differ_become_utc() {
 
 #[test]
 fn annotations_that_duckdb_drops_or_keeps_are_those_of_the_inputs() {
-    let fields = "optional int64 time; optional binary e (ENUM); optional binary j (JSON); optional binary b (BSON); \
+    let fields = "optional int64 time; optional binary e (ENUM); optional binary j (JSON); \
                   optional fixed_len_byte_array(16) u (UUID); optional int64 t (TIMESTAMP_MICROS); \
                   optional int32 m (TIME_MILLIS);";
     let mut files = Inputs::new();
@@ -182,13 +182,10 @@ fn annotations_that_duckdb_drops_or_keeps_are_those_of_the_inputs() {
     let metadata = metadata(&out);
     let logical: Vec<_> =
         metadata.file_metadata().schema().get_fields().iter().map(|f| f.get_basic_info().logical_type()).collect();
-    assert_eq!(
-        logical[1..5],
-        [Some(LogicalType::Enum), Some(LogicalType::Json), Some(LogicalType::Bson), Some(LogicalType::Uuid)]
-    );
+    assert_eq!(logical[1..4], [Some(LogicalType::Enum), Some(LogicalType::Json), Some(LogicalType::Uuid)]);
     // By the Parquet specification, the older form of these types is in UTC.
-    assert!(matches!(logical[5], Some(LogicalType::Timestamp { is_adjusted_to_u_t_c: true, .. })));
-    assert!(matches!(logical[6], Some(LogicalType::Time { is_adjusted_to_u_t_c: true, .. })));
+    assert!(matches!(logical[4], Some(LogicalType::Timestamp { is_adjusted_to_u_t_c: true, .. })));
+    assert!(matches!(logical[5], Some(LogicalType::Time { is_adjusted_to_u_t_c: true, .. })));
 }
 
 #[test]
