@@ -10,6 +10,7 @@ use duckdb::arrow::compute::concat_batches;
 use duckdb::arrow::datatypes::{Field, Schema};
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::data_type::Int64Type;
 use parquet::file::properties::WriterProperties;
 use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::parser::parse_message_type;
@@ -80,8 +81,20 @@ impl Inputs {
     /// A file without rows whose schema is the message type `fields`.
     pub(super) fn schema(&mut self, fields: &str) {
         let path = self.added();
-        let schema = Arc::new(parse_message_type(&format!("message schema {{ {fields} }}")).unwrap());
-        let writer = SerializedFileWriter::new(File::create(&path).unwrap(), schema, Arc::default()).unwrap();
+        message_writer(&path, fields).close().unwrap();
+        self.register(path);
+    }
+
+    /// A file with one optional INT64 column, whose schema is the message type `field`.
+    pub(super) fn numbers(&mut self, field: &str, values: &[i64]) {
+        let path = self.added();
+        let mut writer = message_writer(&path, field);
+        let mut row_group = writer.next_row_group().unwrap();
+        let mut column = row_group.next_column().unwrap().unwrap();
+        let defined = vec![1; values.len()];
+        column.typed::<Int64Type>().write_batch(values, Some(&defined), None).unwrap();
+        column.close().unwrap();
+        row_group.close().unwrap();
         writer.close().unwrap();
         self.register(path);
     }
@@ -114,7 +127,7 @@ impl Inputs {
     /// Merges `group` with DuckDB into one file, in the plainest way.
     pub(super) fn slice(&self, group: &SchemaGroup, name: &str) -> PathBuf {
         let out = self.path(name);
-        let version = if group.delta_encoding_safe { "V2" } else { "V1" };
+        let version = if group.version_2_readable { "V2" } else { "V1" };
         copy_as(&format!("({} ORDER BY {})", self.select(group), order(group)), &out, version);
         out
     }
@@ -151,6 +164,11 @@ impl Inputs {
             .collect();
         selects.join(" UNION ALL ")
     }
+}
+
+fn message_writer(path: &Path, fields: &str) -> SerializedFileWriter<File> {
+    let schema = Arc::new(parse_message_type(&format!("message schema {{ {fields} }}")).unwrap());
+    SerializedFileWriter::new(File::create(path).unwrap(), schema, Arc::default()).unwrap()
 }
 
 fn order(group: &SchemaGroup) -> String {

@@ -325,8 +325,33 @@ fn parquet_version_2_is_ruled_out_when_32_bit_integers_lie_too_far_apart() {
         let mut files = Inputs::new();
         add(&mut files, &[("x", ints(first.0, first.1, &ty))]);
         add(&mut files, &[("x", ints(second.0, second.1, &ty))]);
-        assert_eq!(files.groups().0[0].delta_encoding_safe, safe, "{ty} {first:?} {second:?}");
+        assert_eq!(files.groups().0[0].version_2_readable, safe, "{ty} {first:?} {second:?}");
     }
+}
+
+/// Arrow C++ cannot decode DuckDB's delta-encoded texts into a dictionary.
+#[test]
+fn parquet_version_2_is_ruled_out_when_arrow_asks_for_dictionaries() {
+    let dictionary = DataType::Dictionary(Box::new(DataType::Int32), Box::new(DataType::Utf8));
+    for (ty, readable) in [(dictionary, false), (DataType::Utf8, true)] {
+        let mut files = Inputs::new();
+        add(&mut files, &[("x", values(&ty))]);
+        add(&mut files, &[("x", values(&ty))]);
+        assert_eq!(files.groups().0[0].version_2_readable, readable, "{ty}");
+    }
+}
+
+#[test]
+fn columns_that_differ_in_representation_only_share_a_group() {
+    let dictionary = DataType::Dictionary(Box::new(DataType::Int32), Box::new(DataType::Int64));
+    let mut files = Inputs::new();
+    add(&mut files, &[("x", values(&DataType::Int64)), ("y", values(&DataType::LargeUtf8))]);
+    add(&mut files, &[("x", values(&dictionary)), ("y", values(&DataType::Utf8))]);
+    insta::assert_snapshot!(drawn(&files), @r"
+    group (time BIGINT, x BIGINT, y VARCHAR)
+      files [0]: f0, f1, f2
+      files [1]: f0, f1, f2
+    ");
 }
 
 #[test]

@@ -334,3 +334,16 @@ fn widened_columns_hold_every_value_exactly() {
         assert_eq!(ranges.iter().map(|s| s.nulls.unwrap()).sum::<u64>(), stitched.columns[i].nulls.unwrap());
     }
 }
+
+/// Older writers know only the converted type; DuckDB reads it without zone.
+#[test]
+fn times_with_a_converted_type_only_are_the_same_instants_in_utc() {
+    let mut files = Inputs::new();
+    for value in [5, -7] {
+        files.numbers("optional int64 time (TIMESTAMP_MICROS);", &[value]);
+    }
+    let (_, stitched, out) = merge(&files);
+    let expected: ArrayRef = Arc::new(TimestampMicrosecondArray::from(vec![-7, 5]).with_timezone("UTC"));
+    assert_eq!(read(&out).column(0), &expected);
+    assert_eq!((stitched.time.min, stitched.time.max), (Some(-7), Some(5)));
+}
