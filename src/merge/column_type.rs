@@ -2,12 +2,17 @@
 //! written in SQL and in Parquet.
 //!
 //! A [`ColumnType`] is exactly what survives a rewrite by DuckDB, together with the annotations that the stitcher puts
-//! back because the bytes are the same (JSON, ENUM, BSON, Arrow durations and fixed-size lists). Two columns of equal
+//! back because the bytes are the same (JSON, ENUM, Arrow durations and fixed-size lists). Two columns of equal
 //! type hold comparable values; [`ColumnType::join`] is the only place that says which different types may meet.
 //!
 //! What a rewrite would change is refused by [`ColumnType::of`], with the name of the type: INT96 and nanoseconds with
-//! a zone (DuckDB reads microseconds), float16, fixed-size binary, intervals, decimals of more than 38 digits, and
+//! a zone (DuckDB reads microseconds), float16, fixed-size binary, intervals, BSON (DuckDB does not read it), decimals of more than 38 digits, and
 //! nested shapes outside the Parquet standard.
+//!
+//! Floating-point values are kept as numbers, not as bit patterns: where DuckDB writes a dictionary, it holds one zero and
+//! one NaN, so the sign of a zero and the payload of a NaN can change.
+
+mod of_parquet;
 
 use std::sync::Arc;
 
@@ -27,8 +32,8 @@ pub(super) enum ColumnType {
         bits: u8,
         signed: bool,
     },
-    /// An INT64 that Arrow's schema calls a duration.
-    Duration(ArrowUnit),
+    /// An INT64 to which only Arrow's schema gives a meaning: a duration, seconds, milliseconds of a date.
+    ArrowInt64(DataType),
     Float,
     Double,
     Decimal {
@@ -48,9 +53,7 @@ pub(super) enum ColumnType {
     /// Without zone: DuckDB has no type for nanoseconds in UTC.
     TimestampNanos,
     Text(TextKind),
-    Binary {
-        bson: bool,
-    },
+    Binary,
     Uuid,
     Struct(Vec<(String, ColumnType)>),
     List {
@@ -72,28 +75,7 @@ pub(super) enum TextKind {
     Json,
 }
 
-/// How deep a type may nest. Deeper ones are attacks or accidents, and recursion must end.
-const MAX_DEPTH: usize = 32;
-
 impl ColumnType {
-    /// The type of the Parquet field `parquet`, whose Arrow meaning is `arrow`.
-    ///
-    /// # Errors
-    /// The name of the type, when a rewrite would change it.
-    pub(super) fn of(parquet: &Type, arrow: &DataType) -> Result<Self, String> {
-        Self::at_depth(parquet, arrow, 0)
-    }
-
-    fn at_depth(parquet: &Type, arrow: &DataType, depth: usize) -> Result<Self, String> {
-        if depth > MAX_DEPTH {
-            return Err(format!("nested more than {MAX_DEPTH} levels deep"));
-        }
-        if parquet.get_basic_info().has_repetition() && parquet.get_basic_info().repetition() == Repetition::REPEATED {
-            return Err("a repeated field outside a standard list".to_owned());
-        }
-        if parquet.is_primitive() { primitive(parquet, arrow) } else { nested(parquet, arrow, depth) }
-    }
-
     /// The smallest type here that holds every value of both, exactly. `None`: there is none, the columns stay apart.
     ///
     /// Microseconds to nanoseconds is listed, but can overflow: the caller must know the range of the values.
@@ -151,7 +133,7 @@ impl ColumnType {
                 };
                 if *signed { name.to_owned() } else { format!("U{name}") }
             }
-            Self::Duration(_) => "BIGINT".to_owned(),
+            Self::ArrowInt64(_) => "BIGINT".to_owned(),
             Self::Float => "FLOAT".to_owned(),
             Self::Double => "DOUBLE".to_owned(),
             Self::Decimal { precision, scale } => format!("DECIMAL({precision},{scale})"),
@@ -164,7 +146,7 @@ impl ColumnType {
             Self::TimestampNanos => "TIMESTAMP_NS".to_owned(),
             Self::Text(TextKind::Json) => "JSON".to_owned(),
             Self::Text(_) => "VARCHAR".to_owned(),
-            Self::Binary { .. } => "BLOB".to_owned(),
+            Self::Binary => "BLOB".to_owned(),
             Self::Uuid => "UUID".to_owned(),
             Self::Struct(fields) => {
                 let fields: Vec<String> =
@@ -209,7 +191,7 @@ impl ColumnType {
             Self::Null => leaf(Physical::INT32, Some(LogicalType::Unknown)),
             Self::Boolean => leaf(Physical::BOOLEAN, None),
             Self::Integer { bits: 32, signed: true } => leaf(Physical::INT32, None),
-            Self::Integer { bits: 64, signed: true } | Self::Duration(_) => leaf(Physical::INT64, None),
+            Self::Integer { bits: 64, signed: true } | Self::ArrowInt64(_) => leaf(Physical::INT64, None),
             &Self::Integer { bits, signed } => {
                 let physical = if bits == 64 { Physical::INT64 } else { Physical::INT32 };
                 let bit_width = i8::try_from(bits).unwrap_or(64);
@@ -243,7 +225,7 @@ impl ColumnType {
             Self::Text(TextKind::Plain) => leaf(Physical::BYTE_ARRAY, Some(LogicalType::String)),
             Self::Text(TextKind::Enum) => leaf(Physical::BYTE_ARRAY, Some(LogicalType::Enum)),
             Self::Text(TextKind::Json) => leaf(Physical::BYTE_ARRAY, Some(LogicalType::Json)),
-            Self::Binary { bson } => leaf(Physical::BYTE_ARRAY, bson.then_some(LogicalType::Bson)),
+            Self::Binary => leaf(Physical::BYTE_ARRAY, None),
             Self::Uuid => leaf(Physical::FIXED_LEN_BYTE_ARRAY, Some(LogicalType::Uuid)),
             Self::Struct(fields) => {
                 let fields = fields
@@ -281,7 +263,7 @@ impl ColumnType {
             Self::Integer { bits: 16, .. } => DataType::UInt16,
             Self::Integer { bits: 32, .. } => DataType::UInt32,
             Self::Integer { .. } => DataType::UInt64,
-            Self::Duration(unit) => DataType::Duration(*unit),
+            Self::ArrowInt64(arrow) => arrow.clone(),
             Self::Float => DataType::Float32,
             Self::Double => DataType::Float64,
             &Self::Decimal { precision, scale } => {
@@ -293,7 +275,7 @@ impl ColumnType {
             Self::TimestampMicros { utc } => DataType::Timestamp(ArrowUnit::Microsecond, utc.then(|| Arc::from("UTC"))),
             Self::TimestampNanos => DataType::Timestamp(ArrowUnit::Nanosecond, None),
             Self::Text(_) => DataType::Utf8,
-            Self::Binary { .. } => DataType::Binary,
+            Self::Binary => DataType::Binary,
             Self::Uuid => DataType::FixedSizeBinary(16),
             Self::Struct(fields) => {
                 DataType::Struct(fields.iter().map(|(name, ty)| optional(name, ty)).collect::<Fields>())
@@ -319,7 +301,7 @@ impl ColumnType {
                 DataType::Timestamp(ArrowUnit::Microsecond, zone.clone())
             }
             (Self::Text(_), DataType::LargeUtf8 | DataType::Utf8View)
-            | (Self::Binary { .. }, DataType::LargeBinary | DataType::BinaryView)
+            | (Self::Binary, DataType::LargeBinary | DataType::BinaryView)
             | (Self::Date, DataType::Date64) => hint.clone(),
             (ty, DataType::Dictionary(index, value)) if !ty.is_nested() => {
                 DataType::Dictionary(index.clone(), Box::new(ty.arrow_like(value)))
@@ -403,154 +385,4 @@ pub(super) fn annotation(info: &BasicTypeInfo) -> Option<LogicalType> {
         ConvertedType::DECIMAL => LogicalType::Decimal { scale: 0, precision: 0 },
         ConvertedType::NONE | ConvertedType::MAP_KEY_VALUE | ConvertedType::INTERVAL => return None,
     })
-}
-
-fn primitive(parquet: &Type, arrow: &DataType) -> Result<ColumnType, String> {
-    let Type::PrimitiveType { basic_info, physical_type, scale, precision, type_length } = parquet else {
-        return Err("not a primitive type".to_owned());
-    };
-    let logical = annotation(basic_info);
-    let refuse = || {
-        let annotated = match (&logical, basic_info.converted_type()) {
-            (Some(logical), _) => format!(" ({logical:?})"),
-            (None, ConvertedType::NONE) => String::new(),
-            (None, converted) => format!(" ({converted})"),
-        };
-        Err(match physical_type {
-            Physical::FIXED_LEN_BYTE_ARRAY => format!("fixed_len_byte_array({type_length}){annotated}"),
-            other => format!("{}{annotated}", other.to_string().to_lowercase()),
-        })
-    };
-    if basic_info.converted_type() == ConvertedType::INTERVAL {
-        return refuse();
-    }
-    if matches!(logical, Some(LogicalType::Decimal { .. })) {
-        return match (physical_type, u8::try_from(*precision), u8::try_from(*scale)) {
-            (Physical::INT32, Ok(precision @ 1..=9), Ok(scale))
-            | (Physical::INT64, Ok(precision @ 1..=18), Ok(scale))
-            | (Physical::BYTE_ARRAY | Physical::FIXED_LEN_BYTE_ARRAY, Ok(precision @ 1..=38), Ok(scale))
-                if scale <= precision =>
-            {
-                Ok(ColumnType::Decimal { precision, scale })
-            }
-            _ => refuse(),
-        };
-    }
-    let integer = |bits, signed| Ok(ColumnType::Integer { bits, signed });
-    match (physical_type, &logical) {
-        (Physical::INT32, Some(LogicalType::Unknown)) => Ok(ColumnType::Null),
-        (Physical::BOOLEAN, None) => Ok(ColumnType::Boolean),
-        (Physical::INT32, None) => integer(32, true),
-        (Physical::INT64, None | Some(LogicalType::Integer { bit_width: 64, is_signed: true })) => match arrow {
-            DataType::Duration(unit) => Ok(ColumnType::Duration(*unit)),
-            _ => integer(64, true),
-        },
-        (Physical::INT64, Some(LogicalType::Integer { bit_width: 64, is_signed: false })) => integer(64, false),
-        (Physical::INT32, &Some(LogicalType::Integer { bit_width: bits @ (8 | 16 | 32), is_signed })) => {
-            integer(bits.unsigned_abs(), is_signed)
-        }
-        (Physical::FLOAT, None) => Ok(ColumnType::Float),
-        (Physical::DOUBLE, None) => Ok(ColumnType::Double),
-        (Physical::INT32, Some(LogicalType::Date)) => Ok(ColumnType::Date),
-        (Physical::INT32, &Some(LogicalType::Time { is_adjusted_to_u_t_c: utc, unit: TimeUnit::MILLIS }))
-        | (Physical::INT64, &Some(LogicalType::Time { is_adjusted_to_u_t_c: utc, unit: TimeUnit::MICROS })) => {
-            Ok(ColumnType::TimeMicros { utc })
-        }
-        (Physical::INT64, Some(LogicalType::Time { is_adjusted_to_u_t_c: false, unit: TimeUnit::NANOS })) => {
-            Ok(ColumnType::TimeNanos)
-        }
-        (
-            Physical::INT64,
-            &Some(LogicalType::Timestamp { is_adjusted_to_u_t_c: utc, unit: TimeUnit::MILLIS | TimeUnit::MICROS }),
-        ) => Ok(ColumnType::TimestampMicros { utc }),
-        (Physical::INT64, Some(LogicalType::Timestamp { is_adjusted_to_u_t_c: false, unit: TimeUnit::NANOS })) => {
-            Ok(ColumnType::TimestampNanos)
-        }
-        (Physical::BYTE_ARRAY, Some(LogicalType::String)) => Ok(ColumnType::Text(TextKind::Plain)),
-        (Physical::BYTE_ARRAY, Some(LogicalType::Enum)) => Ok(ColumnType::Text(TextKind::Enum)),
-        (Physical::BYTE_ARRAY, Some(LogicalType::Json)) => Ok(ColumnType::Text(TextKind::Json)),
-        (Physical::BYTE_ARRAY, None) => Ok(ColumnType::Binary { bson: false }),
-        (Physical::BYTE_ARRAY, Some(LogicalType::Bson)) => Ok(ColumnType::Binary { bson: true }),
-        (Physical::FIXED_LEN_BYTE_ARRAY, Some(LogicalType::Uuid)) if *type_length == 16 => Ok(ColumnType::Uuid),
-        _ => refuse(),
-    }
-}
-
-fn nested(parquet: &Type, arrow: &DataType, depth: usize) -> Result<ColumnType, String> {
-    let fields = parquet.get_fields();
-    match annotation(parquet.get_basic_info()) {
-        None if parquet.get_basic_info().converted_type() == ConvertedType::NONE => {
-            let children = match arrow {
-                DataType::Struct(children) if children.len() == fields.len() => children,
-                _ => return Err("a group that is not a struct".to_owned()),
-            };
-            check_field_names(fields)?;
-            fields
-                .iter()
-                .zip(children)
-                .map(|(field, child)| {
-                    let ty = ColumnType::at_depth(field, child.data_type(), depth + 1)
-                        .map_err(|ty| format!("{ty} in field {:?}", field.name()))?;
-                    Ok((field.name().to_owned(), ty))
-                })
-                .collect::<Result<_, String>>()
-                .map(ColumnType::Struct)
-        }
-        Some(LogicalType::List) => {
-            let [list] = fields else { return Err("a list without exactly one repeated group".to_owned()) };
-            let standard = list.is_group()
-                && list.get_basic_info().repetition() == Repetition::REPEATED
-                && list.get_fields().len() == 1
-                && list.name() != "array"
-                && list.name() != format!("{}_tuple", parquet.name());
-            if !standard {
-                return Err("a list in the old two-level form".to_owned());
-            }
-            let (element, fixed) = match arrow {
-                DataType::List(element) | DataType::LargeList(element) => (element, None),
-                DataType::FixedSizeList(element, size) => (element, Some(*size)),
-                _ => return Err("a list that Arrow does not read as one".to_owned()),
-            };
-            let element = ColumnType::at_depth(&list.get_fields()[0], element.data_type(), depth + 1)?;
-            Ok(ColumnType::List { element: Box::new(element), fixed })
-        }
-        Some(LogicalType::Map) => {
-            let entries = match fields {
-                [entries] if entries.is_group() && entries.get_basic_info().repetition() == Repetition::REPEATED => {
-                    entries
-                }
-                _ => return Err("a map without exactly one repeated group".to_owned()),
-            };
-            let DataType::Map(arrow_entries, _) = arrow else {
-                return Err("a map that Arrow does not read as one".to_owned());
-            };
-            match (entries.get_fields(), arrow_entries.data_type()) {
-                ([key, value], DataType::Struct(arrow)) if arrow.len() == 2 && !key.is_optional() => {
-                    Ok(ColumnType::Map {
-                        key: Box::new(ColumnType::at_depth(key, arrow[0].data_type(), depth + 1)?),
-                        value: Box::new(ColumnType::at_depth(value, arrow[1].data_type(), depth + 1)?),
-                    })
-                }
-                _ => Err("a map without a required key and a value".to_owned()),
-            }
-        }
-        other => Err(format!("a group of type {other:?}")),
-    }
-}
-
-/// DuckDB renames struct fields that differ in case only, and cannot spell an empty name.
-fn check_field_names(fields: &[TypePtr]) -> Result<(), String> {
-    if fields.is_empty() {
-        return Err("a struct without fields".to_owned());
-    }
-    let mut seen = std::collections::HashSet::new();
-    for field in fields {
-        if field.name().is_empty() {
-            return Err("a struct field without a name".to_owned());
-        }
-        if !seen.insert(field.name().to_lowercase()) {
-            return Err(format!("two struct fields named {:?} (in whatever case)", field.name()));
-        }
-    }
-    Ok(())
 }

@@ -24,6 +24,8 @@ mod file_schema;
 mod protocol;
 pub mod resources;
 mod scan;
+#[cfg(test)]
+mod fixtures;
 mod schema;
 mod session;
 mod slices;

@@ -26,7 +26,7 @@ fn sources(module: &str) -> Vec<(String, String)> {
     while let Some(path) = paths.pop() {
         if path.is_dir() {
             paths.extend(fs::read_dir(path).unwrap().map(|e| e.unwrap().path()));
-        } else if path.extension().is_some_and(|e| e == "rs") {
+        } else if path.is_file() {
             let name = path.strip_prefix(&src).unwrap().display().to_string();
             let is_test = ["test", "conformance", "fixtures"].iter().any(|t| name.contains(t));
             if !is_test {

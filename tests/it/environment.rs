@@ -6,7 +6,7 @@
 use std::fs;
 use std::process::Command;
 
-use crate::support::{Arc, PARTITION, Run, telemetry};
+use crate::support::{Arc, PARTITION, Run, STAGING_LOCK, telemetry};
 
 /// Runs a shell script in a mount namespace of its own, in which it may mount. `$ARC` is the program.
 fn in_namespace(arc: &Arc, script: &str) -> Run {

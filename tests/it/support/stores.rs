@@ -19,7 +19,7 @@ use object_store::{
 pub trait Hook: Send + Sync + fmt::Debug + 'static {
     /// Called before effect `number` (from 0) is carried out. An error replaces it.
     fn before(&self, number: usize, effect: &str, path: &Path) -> Result<()>;
-    /// Called after it was carried out well. An error replaces its answer.
+    /// Called after it was carried out, well or badly. An error replaces its answer.
     fn after(&self, number: usize, effect: &str, path: &Path) -> Result<()>;
 }
 
@@ -39,9 +39,9 @@ impl Hooked {
     async fn effect<T>(&self, name: &str, path: &Path, work: impl Future<Output = Result<T>> + Send) -> Result<T> {
         let number = self.effects.fetch_add(1, Ordering::SeqCst);
         self.hook.before(number, name, path)?;
-        let done = work.await?;
+        let done = work.await;
         self.hook.after(number, name, path)?;
-        Ok(done)
+        done
     }
 }
 
