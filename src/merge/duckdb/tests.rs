@@ -27,7 +27,8 @@ impl Fixture {
     /// Adds an input with the rows of a query.
     fn file(&mut self, name: &str, query: &str) -> PathBuf {
         let path = self.dir.path().join(name);
-        let copy = format!("COPY ({query}) TO {} (FORMAT parquet, COMPRESSION snappy)", literal(&path));
+        let to = sql::literal(path.to_str().expect("a UTF-8 path"));
+        let copy = format!("COPY ({query}) TO {to} (FORMAT parquet, COMPRESSION snappy)");
         self.connection.execute_batch(&copy).expect("written");
         self.add(name, &path);
         path
@@ -139,7 +140,8 @@ fn consecutive_sorted_files_become_few_sorted_files_of_about_the_target_size() {
     for i in 0..12 {
         fixture.file(&format!("{i:02}.parquet"), &series(i, i64::from(i) * 3_000_000, 1000, 3000));
     }
-    let request = fixture.request();
+    let mut request = fixture.request();
+    request.options.target_file_size_bytes /= 3;
     let outcome = fixture.check(&request);
     assert_eq!(outcome.rows, 36_000);
     assert!(outcome.slices > outcome.outputs.len());
@@ -358,16 +360,16 @@ fn when_all_files_are_damaged_nothing_is_merged() {
     assert!(matches!(error, MergeError::NothingToMerge(aside) if aside.len() == 3));
 }
 
-/// Two files whose second one's footer states a largest time that is far too small.
+/// Interleaved files; the footer of the one with the last row states a largest time that is far too small.
 fn with_lying_footer() -> Fixture {
     let mut fixture = Fixture::new();
     for i in 0..4 {
-        fixture.file(&format!("{i}.parquet"), &series(i, i64::from(i) * 4_000_000, 1000, 4000));
+        fixture.file(&format!("{i}.parquet"), &series(i, i64::from(i), 4000, 4000));
     }
-    let path = fixture.inputs[1].path.clone();
+    let path = fixture.inputs[3].path.clone();
     let mut bytes = fs::read(&path).expect("read");
-    let first = 1_767_225_600_000_000_i64 + 4_000_000;
-    let (truth, lie) = ((first + 3999 * 1000).to_le_bytes(), (first + 1000).to_le_bytes());
+    let first = 1_767_225_600_000_000_i64 + 3;
+    let (truth, lie) = ((first + 3999 * 4000).to_le_bytes(), (first + 4000).to_le_bytes());
     let length = u32::from_le_bytes(bytes[bytes.len() - 8..bytes.len() - 4].try_into().expect("four bytes"));
     let footer = bytes.len() - 8 - length as usize;
     let mut changed = 0;
