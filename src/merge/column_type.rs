@@ -2,11 +2,11 @@
 //! written in SQL and in Parquet.
 //!
 //! A [`ColumnType`] is exactly what survives a rewrite by DuckDB, together with the annotations that the stitcher puts
-//! back because the bytes are the same (JSON, ENUM, BSON, Arrow durations and fixed-size lists). Two columns of equal
+//! back because the bytes are the same (JSON, ENUM, Arrow durations and fixed-size lists). Two columns of equal
 //! type hold comparable values; [`ColumnType::join`] is the only place that says which different types may meet.
 //!
 //! What a rewrite would change is refused by [`ColumnType::of`], with the name of the type: INT96 and nanoseconds with
-//! a zone (DuckDB reads microseconds), float16, fixed-size binary, intervals, decimals of more than 38 digits, and
+//! a zone (DuckDB reads microseconds), float16, fixed-size binary, intervals, BSON (DuckDB does not read it), decimals of more than 38 digits, and
 //! nested shapes outside the Parquet standard.
 
 use std::sync::Arc;
@@ -27,8 +27,8 @@ pub(super) enum ColumnType {
         bits: u8,
         signed: bool,
     },
-    /// An INT64 that Arrow's schema calls a duration.
-    Duration(ArrowUnit),
+    /// An INT64 to which only Arrow's schema gives a meaning: a duration, seconds, milliseconds of a date.
+    ArrowInt64(DataType),
     Float,
     Double,
     Decimal {
@@ -48,9 +48,7 @@ pub(super) enum ColumnType {
     /// Without zone: DuckDB has no type for nanoseconds in UTC.
     TimestampNanos,
     Text(TextKind),
-    Binary {
-        bson: bool,
-    },
+    Binary,
     Uuid,
     Struct(Vec<(String, ColumnType)>),
     List {
@@ -151,7 +149,7 @@ impl ColumnType {
                 };
                 if *signed { name.to_owned() } else { format!("U{name}") }
             }
-            Self::Duration(_) => "BIGINT".to_owned(),
+            Self::ArrowInt64(_) => "BIGINT".to_owned(),
             Self::Float => "FLOAT".to_owned(),
             Self::Double => "DOUBLE".to_owned(),
             Self::Decimal { precision, scale } => format!("DECIMAL({precision},{scale})"),
@@ -164,7 +162,7 @@ impl ColumnType {
             Self::TimestampNanos => "TIMESTAMP_NS".to_owned(),
             Self::Text(TextKind::Json) => "JSON".to_owned(),
             Self::Text(_) => "VARCHAR".to_owned(),
-            Self::Binary { .. } => "BLOB".to_owned(),
+            Self::Binary => "BLOB".to_owned(),
             Self::Uuid => "UUID".to_owned(),
             Self::Struct(fields) => {
                 let fields: Vec<String> =
@@ -209,7 +207,7 @@ impl ColumnType {
             Self::Null => leaf(Physical::INT32, Some(LogicalType::Unknown)),
             Self::Boolean => leaf(Physical::BOOLEAN, None),
             Self::Integer { bits: 32, signed: true } => leaf(Physical::INT32, None),
-            Self::Integer { bits: 64, signed: true } | Self::Duration(_) => leaf(Physical::INT64, None),
+            Self::Integer { bits: 64, signed: true } | Self::ArrowInt64(_) => leaf(Physical::INT64, None),
             &Self::Integer { bits, signed } => {
                 let physical = if bits == 64 { Physical::INT64 } else { Physical::INT32 };
                 let bit_width = i8::try_from(bits).unwrap_or(64);
@@ -243,7 +241,7 @@ impl ColumnType {
             Self::Text(TextKind::Plain) => leaf(Physical::BYTE_ARRAY, Some(LogicalType::String)),
             Self::Text(TextKind::Enum) => leaf(Physical::BYTE_ARRAY, Some(LogicalType::Enum)),
             Self::Text(TextKind::Json) => leaf(Physical::BYTE_ARRAY, Some(LogicalType::Json)),
-            Self::Binary { bson } => leaf(Physical::BYTE_ARRAY, bson.then_some(LogicalType::Bson)),
+            Self::Binary => leaf(Physical::BYTE_ARRAY, None),
             Self::Uuid => leaf(Physical::FIXED_LEN_BYTE_ARRAY, Some(LogicalType::Uuid)),
             Self::Struct(fields) => {
                 let fields = fields
@@ -281,7 +279,7 @@ impl ColumnType {
             Self::Integer { bits: 16, .. } => DataType::UInt16,
             Self::Integer { bits: 32, .. } => DataType::UInt32,
             Self::Integer { .. } => DataType::UInt64,
-            Self::Duration(unit) => DataType::Duration(*unit),
+            Self::ArrowInt64(arrow) => arrow.clone(),
             Self::Float => DataType::Float32,
             Self::Double => DataType::Float64,
             &Self::Decimal { precision, scale } => {
@@ -293,7 +291,7 @@ impl ColumnType {
             Self::TimestampMicros { utc } => DataType::Timestamp(ArrowUnit::Microsecond, utc.then(|| Arc::from("UTC"))),
             Self::TimestampNanos => DataType::Timestamp(ArrowUnit::Nanosecond, None),
             Self::Text(_) => DataType::Utf8,
-            Self::Binary { .. } => DataType::Binary,
+            Self::Binary => DataType::Binary,
             Self::Uuid => DataType::FixedSizeBinary(16),
             Self::Struct(fields) => {
                 DataType::Struct(fields.iter().map(|(name, ty)| optional(name, ty)).collect::<Fields>())
@@ -319,7 +317,7 @@ impl ColumnType {
                 DataType::Timestamp(ArrowUnit::Microsecond, zone.clone())
             }
             (Self::Text(_), DataType::LargeUtf8 | DataType::Utf8View)
-            | (Self::Binary { .. }, DataType::LargeBinary | DataType::BinaryView)
+            | (Self::Binary, DataType::LargeBinary | DataType::BinaryView)
             | (Self::Date, DataType::Date64) => hint.clone(),
             (ty, DataType::Dictionary(index, value)) if !ty.is_nested() => {
                 DataType::Dictionary(index.clone(), Box::new(ty.arrow_like(value)))
@@ -409,6 +407,10 @@ fn primitive(parquet: &Type, arrow: &DataType) -> Result<ColumnType, String> {
     let Type::PrimitiveType { basic_info, physical_type, scale, precision, type_length } = parquet else {
         return Err("not a primitive type".to_owned());
     };
+    let arrow = match arrow {
+        DataType::Dictionary(_, value) => value.as_ref(),
+        other => other,
+    };
     let logical = annotation(basic_info);
     let refuse = || {
         let annotated = match (&logical, basic_info.converted_type()) {
@@ -440,9 +442,14 @@ fn primitive(parquet: &Type, arrow: &DataType) -> Result<ColumnType, String> {
     match (physical_type, &logical) {
         (Physical::INT32, Some(LogicalType::Unknown)) => Ok(ColumnType::Null),
         (Physical::BOOLEAN, None) => Ok(ColumnType::Boolean),
-        (Physical::INT32, None) => integer(32, true),
+        (Physical::INT32, None) => match arrow {
+            DataType::Timestamp(..) | DataType::Time32(_) => Err(format!("int32 that Arrow reads as {arrow}")),
+            _ => integer(32, true),
+        },
         (Physical::INT64, None | Some(LogicalType::Integer { bit_width: 64, is_signed: true })) => match arrow {
-            DataType::Duration(unit) => Ok(ColumnType::Duration(*unit)),
+            DataType::Duration(_) | DataType::Timestamp(..) | DataType::Time64(_) | DataType::Date64 => {
+                Ok(ColumnType::ArrowInt64(arrow.clone()))
+            }
             _ => integer(64, true),
         },
         (Physical::INT64, Some(LogicalType::Integer { bit_width: 64, is_signed: false })) => integer(64, false),
@@ -469,8 +476,7 @@ fn primitive(parquet: &Type, arrow: &DataType) -> Result<ColumnType, String> {
         (Physical::BYTE_ARRAY, Some(LogicalType::String)) => Ok(ColumnType::Text(TextKind::Plain)),
         (Physical::BYTE_ARRAY, Some(LogicalType::Enum)) => Ok(ColumnType::Text(TextKind::Enum)),
         (Physical::BYTE_ARRAY, Some(LogicalType::Json)) => Ok(ColumnType::Text(TextKind::Json)),
-        (Physical::BYTE_ARRAY, None) => Ok(ColumnType::Binary { bson: false }),
-        (Physical::BYTE_ARRAY, Some(LogicalType::Bson)) => Ok(ColumnType::Binary { bson: true }),
+        (Physical::BYTE_ARRAY, None) => Ok(ColumnType::Binary),
         (Physical::FIXED_LEN_BYTE_ARRAY, Some(LogicalType::Uuid)) if *type_length == 16 => Ok(ColumnType::Uuid),
         _ => refuse(),
     }

@@ -21,6 +21,8 @@ mod budget;
 mod column_type;
 mod duckdb;
 mod file_schema;
+#[cfg(test)]
+mod fixtures;
 mod schema;
 mod session;
 mod slices;

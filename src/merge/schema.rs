@@ -46,9 +46,9 @@ pub(super) struct SchemaGroup {
     pub(super) parquet_schema: TypePtr,
     /// The value of the outputs' `ARROW:schema` key, when any input has one.
     pub(super) arrow_schema: Option<String>,
-    /// Whether Parquet version 2 may be written: its delta encoding as DuckDB writes it is unreadable for other readers
-    /// when 32-bit integers lie too far apart.
-    pub(super) delta_encoding_safe: bool,
+    /// Whether Parquet version 2 may be written. Its delta encodings, as DuckDB writes them, cannot be read by others when
+    /// 32-bit integers lie too far apart, and not by Arrow C++ into a dictionary.
+    pub(super) version_2_readable: bool,
 }
 
 /// How literals of the time column are written, and what its bounds mean.
@@ -327,14 +327,17 @@ impl Draft {
             let spans = spans.flat_map(|(class, i)| class.files.iter().map(move |file| file.spans[i]));
             spans.fold(Span::Empty, Span::join).is_delta_safe()
         });
+        let arrow_schema = arrow_schema(&classes, &columns, &parquet_schema);
+        let dictionaries =
+            arrow_schema.as_ref().is_some_and(|schema| schema.fields().iter().any(|f| has_dictionary(f.data_type())));
         Ok(SchemaGroup {
             classes: classes.iter().map(|class| file_class(class, &columns, time)).collect(),
             sort: options.sort_by.iter().map(|name| index[name.as_str()]).collect(),
             time,
             time_kind: TimeKind::of(&columns[time].ty),
-            arrow_schema: arrow_schema(&classes, &columns, &parquet_schema),
+            arrow_schema: arrow_schema.as_ref().map(encode_arrow_schema),
             parquet_schema,
-            delta_encoding_safe,
+            version_2_readable: delta_encoding_safe && !dictionaries,
             columns,
         })
     }
@@ -407,7 +410,7 @@ impl TimeKind {
         match ty {
             ColumnType::TimestampMicros { utc } => Self::TimestampMicros { utc: *utc },
             ColumnType::TimestampNanos => Self::TimestampNanos,
-            ColumnType::Integer { .. } => Self::Integer(ty.sql()),
+            ColumnType::Integer { .. } | ColumnType::ArrowInt64(_) => Self::Integer(ty.sql()),
             ColumnType::Date => Self::Date,
             _ => Self::Other,
         }
@@ -434,7 +437,7 @@ pub(super) fn time_bound(kind: &TimeKind, value: i64) -> TimeBound {
 
 /// The Arrow schema of the outputs: what the inputs agree on. Where they differ in representation only (zone names,
 /// dictionaries, large types), it says the plain type; times with a zone are then in UTC.
-fn arrow_schema(classes: &[&Class], columns: &[GroupColumn], parquet_schema: &TypePtr) -> Option<String> {
+fn arrow_schema(classes: &[&Class], columns: &[GroupColumn], parquet_schema: &TypePtr) -> Option<Schema> {
     if !classes.iter().any(|class| class.schema.has_arrow) {
         return None;
     }
@@ -455,8 +458,18 @@ fn arrow_schema(classes: &[&Class], columns: &[GroupColumn], parquet_schema: &Ty
     // Read back over the Parquet schema, so that both say the same about names and nulls of nested fields.
     let descriptor = SchemaDescriptor::new(Arc::clone(parquet_schema));
     let entry = KeyValue::new(ARROW_SCHEMA_META_KEY.to_owned(), encoded);
-    let schema = parquet_to_arrow_schema(&descriptor, Some(&vec![entry])).ok()?;
-    Some(encode_arrow_schema(&schema))
+    parquet_to_arrow_schema(&descriptor, Some(&vec![entry])).ok()
+}
+
+fn has_dictionary(ty: &DataType) -> bool {
+    match ty {
+        DataType::Dictionary(..) => true,
+        DataType::Struct(fields) => fields.iter().any(|f| has_dictionary(f.data_type())),
+        DataType::List(f) | DataType::LargeList(f) | DataType::FixedSizeList(f, _) | DataType::Map(f, _) => {
+            has_dictionary(f.data_type())
+        }
+        _ => false,
+    }
 }
 
 fn combine(field: Field, hint: &Field, plain: impl Fn() -> DataType) -> Field {
@@ -465,3 +478,6 @@ fn combine(field: Field, hint: &Field, plain: impl Fn() -> DataType) -> Field {
     let ty = if field.data_type() == hint.data_type() { field.data_type().clone() } else { plain() };
     field.with_data_type(ty).with_metadata(metadata)
 }
+
+#[cfg(test)]
+mod tests;

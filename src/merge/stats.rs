@@ -167,7 +167,7 @@ impl FileColumnStats {
 
 fn range(stats: &Statistics, chunk: &ColumnChunkMetaData, ty: &ColumnType) -> (Option<StatValue>, Option<StatValue>) {
     let signed = match ty {
-        ColumnType::Text(_) | ColumnType::Binary { .. } | ColumnType::Uuid => false,
+        ColumnType::Text(_) | ColumnType::Binary | ColumnType::Uuid => false,
         ColumnType::Integer { signed, .. } => *signed,
         ColumnType::Decimal { .. } => matches!(stats, Statistics::Int32(_) | Statistics::Int64(_)),
         _ => true,

@@ -163,9 +163,7 @@ fn plain_annotation(ty: &Type) -> Option<LogicalType> {
     match annotation(ty.get_basic_info()) {
         Some(LogicalType::Enum | LogicalType::Json) => Some(LogicalType::String),
         // All null: the bytes are those of an integer column without values.
-        Some(
-            LogicalType::Unknown | LogicalType::Bson | LogicalType::Integer { bit_width: 32 | 64, is_signed: true },
-        ) => None,
+        Some(LogicalType::Unknown | LogicalType::Integer { bit_width: 32 | 64, is_signed: true }) => None,
         Some(LogicalType::Decimal { .. }) => Some(digits(ty)),
         other => other,
     }
@@ -295,3 +293,6 @@ fn parquet_error(action: &'static str, path: &Path, error: ParquetError) -> Merg
         other => MergeError::Engine(format!("{action} {}: {other}", path.display())),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -211,3 +211,6 @@ fn extract(input: usize, size_bytes: u64, metadata: &ParquetMetaData, schemas: &
         spans,
     })
 }
+
+#[cfg(test)]
+mod tests;
