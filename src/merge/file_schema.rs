@@ -88,8 +88,8 @@ impl FileSchema {
             if !names.insert(field.name()) {
                 return Err(format!("two columns are named {:?}", field.name()));
             }
-            let ty = ColumnType::of(field, arrow.data_type())
-                .map_err(|ty| format!("column {:?} has type {ty}", field.name()))?;
+            let ty =
+                ColumnType::of(field, arrow.data_type()).map_err(|ty| format!("column {:?}: {ty}", field.name()))?;
             let leaves = leaf..leaf + leaf_count(field);
             leaf = leaves.end;
             let mut meaning = Meaning { ids: FieldIds::of(field), extensions: BTreeMap::new() };

@@ -1,7 +1,7 @@
 //! Joins the slice files that DuckDB wrote into one output, by copying column chunks as bytes.
 //!
 //! Nothing is decoded, so the cost is that of copying a file. What changes is the footer: columns get their real names
-//! and annotations back, rows groups say how they are sorted, and the key-value metadata carries the lineage. Statistics,
+//! and annotations back, row groups say how they are sorted, and the key-value metadata carries the lineage. Statistics,
 //! page encodings and bloom filters are kept.
 //!
 //! Bytes may only be moved below a schema that means the same bytes. So each slice's schema must be exactly the declared
@@ -83,9 +83,12 @@ pub(super) fn stitch(
         .columns
         .iter()
         .zip(&leaves)
-        .map(|(column, leaf)| match column.ty.is_nested() {
-            true => FileColumnStats::default(),
-            false => FileColumnStats::of(row_groups, *leaf, &column.ty),
+        .map(|(column, leaf)| {
+            if column.ty.is_nested() {
+                FileColumnStats::default()
+            } else {
+                FileColumnStats::of(row_groups, *leaf, &column.ty)
+            }
         })
         .collect();
     let time = columns[group.time].as_i64();

@@ -180,8 +180,13 @@ fn annotations_that_duckdb_drops_or_keeps_are_those_of_the_inputs() {
     let (_, stitched, out) = merge(&files);
     assert_eq!(stitched.rows, 0);
     let metadata = metadata(&out);
-    let logical: Vec<_> =
-        metadata.file_metadata().schema().get_fields().iter().map(|f| f.get_basic_info().logical_type()).collect();
+    let logical: Vec<_> = metadata
+        .file_metadata()
+        .schema()
+        .get_fields()
+        .iter()
+        .map(|f| f.get_basic_info().logical_type_ref().cloned())
+        .collect();
     assert_eq!(logical[1..4], [Some(LogicalType::Enum), Some(LogicalType::Json), Some(LogicalType::Uuid)]);
     // By the Parquet specification, the older form of these types is in UTC.
     assert!(matches!(logical[4], Some(LogicalType::Timestamp { is_adjusted_to_u_t_c: true, .. })));
