@@ -463,3 +463,38 @@ fn the_outputs_name_their_origin() {
     ];
     assert_eq!(pairs.iter().flatten().map(String::as_str).collect::<Vec<_>>(), expected);
 }
+
+#[test]
+fn added_missing_reordered_and_widened_columns_become_one_schema() {
+    let mut fixture = Fixture::new();
+    let rows = |i: u32| series(i, i64::from(i) * 1_000_000, 1000, 3000);
+    for i in 0..3 {
+        fixture.file(&format!("plain{i}.parquet"), &rows(i));
+    }
+    fixture.file("added.parquet", &format!("SELECT *, value % 3 = 0 AS flag FROM ({})", rows(3)));
+    fixture.file("missing.parquet", &format!("SELECT time, host, value FROM ({})", rows(4)));
+    fixture.file("reordered.parquet", &format!("SELECT load, value, host, time FROM ({})", rows(5)));
+    fixture
+        .file("widened.parquet", &format!("SELECT * REPLACE (value::BIGINT + 5000000000 AS value) FROM ({})", rows(6)));
+    fixture.file("all_null.parquet", &format!("SELECT * REPLACE (NULL::VARCHAR AS value) FROM ({})", rows(7)));
+    for i in 8..10 {
+        let query = format!("SELECT * REPLACE ('text ' || value AS value) FROM ({})", rows(i));
+        fixture.file(&format!("conflict{i}.parquet"), &query);
+    }
+    let mut request = fixture.request();
+    request.options.sort_by = vec!["time".to_owned(), "host".to_owned()];
+    let outcome = fixture.merge(&request).expect("merged");
+    assert_eq!((outcome.rows, names(&outcome)), (30_000, vec![]));
+    let outputs: Vec<&Path> = outcome.outputs.iter().map(|o| o.path.as_path()).collect();
+    let types = fixture.texts(&format!(
+        "SELECT DISTINCT type AS t FROM parquet_schema([{}]) WHERE name = 'value' ORDER BY t",
+        outputs.iter().map(|p| literal(p)).collect::<Vec<_>>().join(", ")
+    ));
+    assert_eq!(types.iter().flatten().map(String::as_str).collect::<Vec<_>>(), ["BYTE_ARRAY", "INT64"]);
+    let all: Vec<&Path> = fixture.inputs.iter().map(|i| i.path.as_path()).collect();
+    let table = |paths: &[&Path]| {
+        let query = "SELECT CAST((time, host, value, load, flag) AS VARCHAR) AS r FROM";
+        fixture.texts(&format!("{query} {} ORDER BY r", source(paths)))
+    };
+    assert_eq!(table(&all), table(&outputs));
+}
