@@ -22,7 +22,7 @@ const DUCKDB_FLOOR_BYTES: u64 = 96 << 20;
 const SORT_FACTOR: u64 = 3;
 
 /// Decoded bytes of a slice beyond which larger slices are no faster.
-const GOOD_SLICE_BYTES: u64 = 96 << 20;
+const GOOD_SLICE_BYTES: u64 = 128 << 20;
 
 /// Row groups in a slice below which dictionaries are rebuilt too often.
 const MIN_ROW_GROUPS: u64 = 2;
@@ -98,14 +98,14 @@ fn column_bytes(column: &GroupColumn) -> u64 {
         ColumnType::Boolean => 1,
         ColumnType::Null | ColumnType::Float | ColumnType::Date => 4,
         ColumnType::Integer { bits, .. } => u64::from(bits / 8),
-        ColumnType::Duration(_)
+        ColumnType::ArrowInt64(_)
         | ColumnType::Double
         | ColumnType::TimeMicros { .. }
         | ColumnType::TimeNanos
         | ColumnType::TimestampMicros { .. }
         | ColumnType::TimestampNanos => 8,
         ColumnType::Decimal { .. } | ColumnType::Uuid => 16,
-        ColumnType::Text(_) | ColumnType::Binary { .. } => STRING_BYTES,
+        ColumnType::Text(_) | ColumnType::Binary => STRING_BYTES,
         ColumnType::Struct(_) | ColumnType::List { .. } | ColumnType::Map { .. } => NESTED_BYTES,
     }
 }

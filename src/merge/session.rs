@@ -204,7 +204,7 @@ mod tests {
             })
             .collect();
         let session = open(&work, &real[..1], &CancellationToken::new());
-        let read = |path: &str| {
+        let open_file = |path: &str| {
             let list = sql::literals([sql::without_glob(path).as_str()]);
             session.fingerprint(&format!("SELECT count(*), 0::UBIGINT, 0::HUGEINT FROM read_parquet({list})"))
         };
@@ -212,7 +212,7 @@ mod tests {
             std::os::unix::fs::symlink(target, work.join(format!("in/{name}.parquet"))).expect("linked");
         }
         let link = |name: &str| format!("{}/in/{name}.parquet", work.display());
-        assert_eq!(read(&link("good")).expect("allowed").rows, 1);
+        assert_eq!(open_file(&link("good")).expect("allowed").rows, 1);
         let refused = [
             link("bad"),
             real[1].clone(),
@@ -221,7 +221,7 @@ mod tests {
             "https://127.0.0.1:1/x.parquet".to_owned(),
         ];
         for path in refused {
-            assert!(matches!(read(&path), Err(StatementError::Other(_))), "{path} was not refused");
+            assert!(matches!(open_file(&path), Err(StatementError::Other(_))), "{path} was not refused");
         }
         for statement in [
             "SET enable_external_access = true".to_owned(),

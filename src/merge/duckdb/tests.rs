@@ -28,7 +28,8 @@ impl Fixture {
     /// Adds an input with the rows of a query.
     fn file(&mut self, name: &str, query: &str) -> PathBuf {
         let path = self.dir.path().join(name);
-        let copy = format!("COPY ({query}) TO {} (FORMAT parquet, COMPRESSION snappy)", literal(&path));
+        let to = sql::literal(path.to_str().expect("a UTF-8 path"));
+        let copy = format!("COPY ({query}) TO {to} (FORMAT parquet, COMPRESSION snappy)");
         self.connection.execute_batch(&copy).expect("written");
         self.add(name, &path);
         path
@@ -140,7 +141,8 @@ fn consecutive_sorted_files_become_few_sorted_files_of_about_the_target_size() {
     for i in 0..12 {
         fixture.file(&format!("{i:02}.parquet"), &series(i, i64::from(i) * 3_000_000, 1000, 3000));
     }
-    let request = fixture.request();
+    let mut request = fixture.request();
+    request.options.target_file_size_bytes /= 3;
     let outcome = fixture.check(&request);
     assert_eq!(outcome.rows, 36_000);
     assert!(outcome.slices > outcome.outputs.len());
@@ -359,16 +361,16 @@ fn when_all_files_are_damaged_nothing_is_merged() {
     assert!(matches!(error, MergeError::NothingToMerge(aside) if aside.len() == 3));
 }
 
-/// Two files whose second one's footer states a largest time that is far too small.
+/// Interleaved files; the footer of the one with the last row states a largest time that is far too small.
 fn with_lying_footer() -> Fixture {
     let mut fixture = Fixture::new();
     for i in 0..4 {
-        fixture.file(&format!("{i}.parquet"), &series(i, i64::from(i) * 4_000_000, 1000, 4000));
+        fixture.file(&format!("{i}.parquet"), &series(i, i64::from(i), 4000, 4000));
     }
-    let path = fixture.inputs[1].path.clone();
+    let path = fixture.inputs[3].path.clone();
     let mut bytes = fs::read(&path).expect("read");
-    let first = 1_767_225_600_000_000_i64 + 4_000_000;
-    let (truth, lie) = ((first + 3999 * 1000).to_le_bytes(), (first + 1000).to_le_bytes());
+    let first = 1_767_225_600_000_000_i64 + 3;
+    let (truth, lie) = ((first + 3999 * 4000).to_le_bytes(), (first + 4000).to_le_bytes());
     let length = u32::from_le_bytes(bytes[bytes.len() - 8..bytes.len() - 4].try_into().expect("four bytes"));
     let footer = bytes.len() - 8 - length as usize;
     let mut changed = 0;
@@ -461,4 +463,39 @@ fn the_outputs_name_their_origin() {
         part.as_str(),
     ];
     assert_eq!(pairs.iter().flatten().map(String::as_str).collect::<Vec<_>>(), expected);
+}
+
+#[test]
+fn added_missing_reordered_and_widened_columns_become_one_schema() {
+    let mut fixture = Fixture::new();
+    let rows = |i: u32| series(i, i64::from(i) * 1_000_000, 1000, 3000);
+    for i in 0..3 {
+        fixture.file(&format!("plain{i}.parquet"), &rows(i));
+    }
+    fixture.file("added.parquet", &format!("SELECT *, value % 3 = 0 AS flag FROM ({})", rows(3)));
+    fixture.file("missing.parquet", &format!("SELECT time, host, value FROM ({})", rows(4)));
+    fixture.file("reordered.parquet", &format!("SELECT load, value, host, time FROM ({})", rows(5)));
+    fixture
+        .file("widened.parquet", &format!("SELECT * REPLACE (value::BIGINT + 5000000000 AS value) FROM ({})", rows(6)));
+    fixture.file("all_null.parquet", &format!("SELECT * REPLACE (NULL::VARCHAR AS value) FROM ({})", rows(7)));
+    for i in 8..10 {
+        let query = format!("SELECT * REPLACE ('text ' || value AS value) FROM ({})", rows(i));
+        fixture.file(&format!("conflict{i}.parquet"), &query);
+    }
+    let mut request = fixture.request();
+    request.options.sort_by = vec!["time".to_owned(), "host".to_owned()];
+    let outcome = fixture.merge(&request).expect("merged");
+    assert_eq!((outcome.rows, names(&outcome)), (30_000, vec![]));
+    let outputs: Vec<&Path> = outcome.outputs.iter().map(|o| o.path.as_path()).collect();
+    let types = fixture.texts(&format!(
+        "SELECT DISTINCT type AS t FROM parquet_schema([{}]) WHERE name = 'value' ORDER BY t",
+        outputs.iter().map(|p| literal(p)).collect::<Vec<_>>().join(", ")
+    ));
+    assert_eq!(types.iter().flatten().map(String::as_str).collect::<Vec<_>>(), ["BYTE_ARRAY", "INT64"]);
+    let all: Vec<&Path> = fixture.inputs.iter().map(|i| i.path.as_path()).collect();
+    let table = |paths: &[&Path]| {
+        let query = "SELECT CAST((time, host, value, load, flag) AS VARCHAR) AS r FROM";
+        fixture.texts(&format!("{query} {} ORDER BY r", source(paths)))
+    };
+    assert_eq!(table(&all), table(&outputs));
 }
