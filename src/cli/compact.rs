@@ -89,7 +89,9 @@ pub fn print(report: &CycleReport, out: &mut impl Write) -> io::Result<()> {
                 format::thousands(job.rows),
                 job.duration_seconds
             )?,
-            JobStatus::Failed => writeln!(out, "{partition}: FAILED in {}: {}", job.step, job.error.as_deref().unwrap_or("?"))?,
+            JobStatus::Failed => {
+                writeln!(out, "{partition}: FAILED in {}: {}", job.step, job.error.as_deref().unwrap_or("?"))?
+            }
             JobStatus::Cancelled => writeln!(out, "{partition}: cancelled, nothing was changed")?,
         }
         for left_out in &job.inputs_set_aside {

@@ -65,10 +65,7 @@ pub fn main() -> ExitCode {
     })
 }
 
-fn with_config(
-    globals: &GlobalArgs,
-    run: impl FnOnce(Config) -> anyhow::Result<ExitCode>,
-) -> anyhow::Result<ExitCode> {
+fn with_config(globals: &GlobalArgs, run: impl FnOnce(Config) -> anyhow::Result<ExitCode>) -> anyhow::Result<ExitCode> {
     match load(globals) {
         Ok(config) => run(config),
         Err(error) => {

@@ -63,7 +63,11 @@ impl Bars {
             Event::JobStarted { job_id, partition, files, bytes } => {
                 let template = "  {prefix} [{bar:20}] {msg}";
                 let bar = self.all.add(ProgressBar::new(bytes.max(1)).with_style(style(template)));
-                bar.set_prefix(format!("{partition} ({}, {})", format::count(files as u64, "file"), format::bytes(bytes)));
+                bar.set_prefix(format!(
+                    "{partition} ({}, {})",
+                    format::count(files as u64, "file"),
+                    format::bytes(bytes)
+                ));
                 self.jobs.insert(job_id, Job { bar, merge_began: None });
             }
             Event::JobStep { job_id, step } => {

@@ -50,7 +50,10 @@ pub async fn create(storage: &Storage, partition: &PartitionId, record: &Record)
         };
         if tries == MAX_TRIES {
             let source = error.unwrap_or_else(|| {
-                WriteError::Unknown(StorageError::unavailable(RecordEntry::file_name(record.generation), "the record exists and cannot be read by turns"))
+                WriteError::Unknown(StorageError::unavailable(
+                    RecordEntry::file_name(record.generation),
+                    "the record exists and cannot be read by turns",
+                ))
             });
             return Err(JobError::CommitUnknown { source });
         }
@@ -65,7 +68,9 @@ pub async fn create(storage: &Storage, partition: &PartitionId, record: &Record)
 async fn owner(storage: &Storage, partition: &PartitionId, record: &Record) -> Result<Option<String>, StorageError> {
     match storage.get_record(partition, &RecordEntry::file_name(record.generation)).await {
         // A record that cannot be parsed is not ours: ours can.
-        Ok(found) => Ok(Some(Record::parse(&found.bytes, record.generation).map_or_else(|e| e.to_string(), |r| r.job_id))),
+        Ok(found) => {
+            Ok(Some(Record::parse(&found.bytes, record.generation).map_or_else(|e| e.to_string(), |r| r.job_id)))
+        }
         Err(StorageError::NotFound { .. }) => Ok(None),
         Err(other) => Err(other),
     }

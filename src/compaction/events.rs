@@ -39,13 +39,28 @@ impl Step {
 #[derive(Debug, Clone)]
 pub enum Event {
     /// The scan is over; this many partitions have work.
-    CandidatesFound { count: usize },
-    JobStarted { job_id: String, partition: PartitionId, files: usize, bytes: u64 },
-    JobStep { job_id: String, step: Step },
-    JobProgress { job_id: String, progress: MergeProgress },
+    CandidatesFound {
+        count: usize,
+    },
+    JobStarted {
+        job_id: String,
+        partition: PartitionId,
+        files: usize,
+        bytes: u64,
+    },
+    JobStep {
+        job_id: String,
+        step: Step,
+    },
+    JobProgress {
+        job_id: String,
+        progress: MergeProgress,
+    },
     JobFinished(Box<JobReport>),
     /// A candidate is done with, with or without a job.
-    PartitionDone { partition: PartitionId },
+    PartitionDone {
+        partition: PartitionId,
+    },
     CycleFinished(Box<CycleReport>),
 }
 

@@ -224,8 +224,7 @@ impl Job<'_> {
         facts.peak_memory_bytes = outcome.peak_memory_bytes;
 
         facts.step = self.begin(Step::Publish)?;
-        let files: Vec<(PathBuf, String)> =
-            outcome.outputs.iter().map(|f| (f.path.clone(), f.name.clone())).collect();
+        let files: Vec<(PathBuf, String)> = outcome.outputs.iter().map(|f| (f.path.clone(), f.name.clone())).collect();
         let write = |source| JobError::Write { step: "publish", source };
         let publication = storage.prepare(self.partition, &self.id.job_id, &files).await.map_err(write)?;
         if let Err(stopped) = self.check(Step::Publish) {
@@ -402,7 +401,9 @@ impl Job<'_> {
             let same = now.is_some_and(|now| now.size_bytes == input.size_bytes && now.etag == input.etag);
             if !same {
                 let state = if now.is_some() { "changed" } else { "vanished" };
-                return Err(JobError::Doubt { what: format!("input {} {state} while it was being merged", input.name) });
+                return Err(JobError::Doubt {
+                    what: format!("input {} {state} while it was being merged", input.name),
+                });
             }
         }
         Ok(())
@@ -519,18 +520,16 @@ fn say_ended(report: &JobReport) {
 
 /// T4: the files to retire are the ones that the merge consumed, found again among the plan's inputs.
 fn consumed_inputs(plan: &Plan, outcome: &MergeOutcome) -> Result<Vec<DataFile>, JobError> {
-    let consumed: Vec<DataFile> = plan
-        .inputs
-        .iter()
-        .filter(|f| outcome.consumed.binary_search(&f.name).is_ok())
-        .cloned()
-        .collect();
+    let consumed: Vec<DataFile> =
+        plan.inputs.iter().filter(|f| outcome.consumed.binary_search(&f.name).is_ok()).cloned().collect();
     if consumed.len() == outcome.consumed.len() && consumed.len() + outcome.set_aside.len() == plan.inputs.len() {
         Ok(consumed)
     } else {
         let what = format!(
             "the merge says that it consumed {} files and left out {} of {} inputs",
-            outcome.consumed.len(), outcome.set_aside.len(), plan.inputs.len()
+            outcome.consumed.len(),
+            outcome.set_aside.len(),
+            plan.inputs.len()
         );
         Err(JobError::Doubt { what })
     }

@@ -63,13 +63,7 @@ impl<'a> Files<'a> {
             compacted.iter().copied().filter(|f| f.size_bytes < settings.target_file_size_bytes / 2).collect();
         small.sort_by(|a, b| (a.size_bytes, &a.name).cmp(&(b.size_bytes, &b.name)));
         let attempts: BTreeSet<String> = small.iter().map(|f| attempt_of(partition, f)).collect();
-        Self {
-            settling: listed - raw.len(),
-            raw,
-            compacted: compacted.len(),
-            small,
-            small_attempts: attempts.len(),
-        }
+        Self { settling: listed - raw.len(), raw, compacted: compacted.len(), small, small_attempts: attempts.len() }
     }
 
     fn choose(&self, settings: &PolicySettings, now: DateTime<Utc>) -> Result<(Trigger, Vec<DataFile>), SkipReason> {

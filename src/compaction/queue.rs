@@ -1,7 +1,7 @@
 //! The order of work: fair between databases, the most files first. Pure.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::scan::Candidate;
 

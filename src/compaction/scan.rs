@@ -210,9 +210,7 @@ fn at_rest(listing: &Listing) -> bool {
 
 /// Looks at one partition.
 async fn look(env: &JobEnv, partition: PartitionId, listing: Listing) -> Finding {
-    let skipped = |reason| {
-        Finding::Skipped(Skipped { partition_path: partition.to_string(), reason })
-    };
+    let skipped = |reason| Finding::Skipped(Skipped { partition_path: partition.to_string(), reason });
     if env.settings.exclude_databases.iter().any(|d| d == partition.database()) {
         return skipped(SkipReason::Excluded { database: partition.database().to_owned() });
     }

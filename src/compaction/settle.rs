@@ -75,12 +75,7 @@ pub(super) fn tidy_plan(env: &JobEnv, view: &View) -> TidyPlan {
 }
 
 /// C2-C4. Records go last, lowest first, and only when every file went.
-async fn carry_out(
-    env: &JobEnv,
-    partition: &PartitionId,
-    plan: &TidyPlan,
-    done: &mut Settled,
-) -> Result<(), JobError> {
+async fn carry_out(env: &JobEnv, partition: &PartitionId, plan: &TidyPlan, done: &mut Settled) -> Result<(), JobError> {
     let files: Vec<DataFile> = plan.retired.iter().chain(&plan.dead).cloned().collect();
     delete(env, partition, Place::Data, files.iter().map(DeleteTarget::from).collect()).await?;
     done.retired_deleted += plan.retired.len();

@@ -21,11 +21,11 @@ mod budget;
 mod column_type;
 mod duckdb;
 mod file_schema;
+#[cfg(test)]
+mod fixtures;
 mod protocol;
 pub mod resources;
 mod scan;
-#[cfg(test)]
-mod fixtures;
 mod schema;
 mod session;
 mod slices;

@@ -37,10 +37,8 @@ fn good_files_are_compacted_and_every_kind_of_bad_file_stays_untouched_and_is_na
     let good_rows = arc.rows(PARTITION);
     let sound = fs::read(arc.write(PARTITION, "sound.parquet", &telemetry(50_000, 53_000))).unwrap();
     fs::remove_file(arc.folder(PARTITION).join("sound.parquet")).unwrap();
-    let bad: Vec<_> = DAMAGES
-        .iter()
-        .map(|(name, damage)| (format!("bad_{name}.parquet"), damage(sound.clone())))
-        .collect();
+    let bad: Vec<_> =
+        DAMAGES.iter().map(|(name, damage)| (format!("bad_{name}.parquet"), damage(sound.clone()))).collect();
     for (name, bytes) in &bad {
         arc.put(PARTITION, name, bytes);
     }
@@ -55,7 +53,8 @@ fn good_files_are_compacted_and_every_kind_of_bad_file_stays_untouched_and_is_na
     assert_eq!(left_out.len(), bad.len(), "{left_out:#?}");
     for (name, bytes) in &bad {
         assert_eq!(&fs::read(arc.folder(PARTITION).join(name)).unwrap(), bytes, "{name} is untouched");
-        let named = left_out.iter().find(|l| l["name"] == name.as_str()).unwrap_or_else(|| panic!("{name} is not named"));
+        let named =
+            left_out.iter().find(|l| l["name"] == name.as_str()).unwrap_or_else(|| panic!("{name} is not named"));
         assert_eq!(named["reason"]["kind"], "unreadable", "{named}");
         assert!(!named["reason"]["detail"].as_str().unwrap().is_empty());
     }
@@ -122,7 +121,8 @@ fn a_record_that_cannot_be_used_stops_its_partition_and_no_other() {
     arc.write_telemetry(PARTITION, 3, 10);
     arc.put(PARTITION, "_compaction/00000001.json", br#"{"format":1,"live":[{"name":"../../x"}]}"#);
     arc.write_telemetry("db/mem/2025/10/08/14", 3, 10);
-    let before: Vec<_> = arc.storage_state().into_iter().filter(|(p, _)| p.starts_with(arc.folder(PARTITION))).collect();
+    let before: Vec<_> =
+        arc.storage_state().into_iter().filter(|(p, _)| p.starts_with(arc.folder(PARTITION))).collect();
     let run = arc.compact();
     assert_eq!(run.code, 1);
     let report = run.json();

@@ -32,9 +32,24 @@ fn compact_json_has_the_documented_fields_and_types() {
     assert!(report["bytes_before"].as_u64() > report["bytes_after"].as_u64());
     let job = &report["jobs"][0];
     for key in [
-        "job_id", "database", "measurement", "partition_path", "status", "step", "files_compacted", "files_written", "rows",
-        "bytes_before", "bytes_after", "compression_ratio", "duration_seconds", "peak_memory_bytes", "started_at",
-        "completed_at", "error", "worker_id",
+        "job_id",
+        "database",
+        "measurement",
+        "partition_path",
+        "status",
+        "step",
+        "files_compacted",
+        "files_written",
+        "rows",
+        "bytes_before",
+        "bytes_after",
+        "compression_ratio",
+        "duration_seconds",
+        "peak_memory_bytes",
+        "started_at",
+        "completed_at",
+        "error",
+        "worker_id",
     ] {
         assert!(keys(job).contains(&key), "{key} is missing in {job:#}");
     }
@@ -82,12 +97,17 @@ fn plan_says_what_would_be_done_and_what_not_and_changes_nothing() {
     assert!(candidate["bytes"].as_u64().unwrap() > 0);
     let skipped = &plan["skipped"][0];
     assert_eq!(skipped["partition_path"], "db/mem/2025/10/08/14");
-    assert_eq!((&skipped["reason"], &skipped["detail"]["have"], &skipped["detail"]["need"]), (&"too_few_files".into(), &2.into(), &3.into()));
+    assert_eq!(
+        (&skipped["reason"], &skipped["detail"]["have"], &skipped["detail"]["need"]),
+        (&"too_few_files".into(), &2.into(), &3.into())
+    );
     assert_eq!(plan["unrecognised"].as_array().unwrap().len(), 1);
     assert!(plan["next_run"].as_str().unwrap().ends_with('Z'));
 
     let text = Run::of(&mut arc.command(&["plan", "--explain"]));
-    for part in ["db/cpu/2025/10/08/14: merge 5 files", "db/mem/2025/10/08/14: skip, too few files: have 2, need 3", "next run"] {
+    for part in
+        ["db/cpu/2025/10/08/14: merge 5 files", "db/mem/2025/10/08/14: skip, too few files: have 2, need 3", "next run"]
+    {
         assert!(text.stdout.contains(part), "{part}: {text:#?}");
     }
     let one = Run::of(&mut arc.command(&["plan", "--explain", PARTITION]));
@@ -118,7 +138,11 @@ fn scope_flags_limit_the_work() {
 #[test]
 fn wrong_usage_and_configuration_end_with_code_2() {
     let arc = Arc::new();
-    for arguments in [&["compact", "--partition", "nonsense"][..], &["frobnicate"], &["compact", "--partition", "a/b/2025/10/08/14", "--database", "a"]] {
+    for arguments in [
+        &["compact", "--partition", "nonsense"][..],
+        &["frobnicate"],
+        &["compact", "--partition", "a/b/2025/10/08/14", "--database", "a"],
+    ] {
         assert_eq!(Run::of(&mut arc.command(arguments)).code, 2, "{arguments:?}");
     }
     arc.configure("min_files = 2\nmin_flies = 3");
@@ -141,7 +165,9 @@ fn the_log_has_the_documented_messages() {
         .stderr
         .lines()
         .map(|line| serde_json::from_str::<Value>(line).unwrap_or_else(|e| panic!("{e}: {line}")))
-        .inspect(|event| assert!(event["timestamp"].is_string() && event["level"].is_string() && event["logger"].is_string()))
+        .inspect(|event| {
+            assert!(event["timestamp"].is_string() && event["level"].is_string() && event["logger"].is_string())
+        })
         .map(|event| event["message"].as_str().unwrap().to_owned())
         .collect();
     for documented in [
@@ -169,7 +195,9 @@ fn every_merge_setting_has_a_visible_effect() {
         value(&sql.replace("FILES", &format!("[{}]", files.join(", "))))
     };
     let codec = "SELECT min(compression) FROM parquet_metadata(FILES)";
-    for (name, expected) in [("zstd", "ZSTD"), ("snappy", "SNAPPY"), ("gzip", "GZIP"), ("lz4", "LZ4_RAW"), ("none", "UNCOMPRESSED")] {
+    for (name, expected) in
+        [("zstd", "ZSTD"), ("snappy", "SNAPPY"), ("gzip", "GZIP"), ("lz4", "LZ4_RAW"), ("none", "UNCOMPRESSED")]
+    {
         assert_eq!(metadata(&format!("compression = \"{name}\""), codec), expected);
     }
     let bytes = "SELECT sum(total_compressed_size)::VARCHAR FROM parquet_metadata(FILES)";
@@ -188,7 +216,11 @@ fn target_file_size_splits_the_output_at_time_borders() {
     let arc = Arc::with("min_files = 2\ntarget_file_size_mb = 1\nrow_group_size = 10240");
     for i in 0..6 {
         let (first, end) = (i * 50_000, (i + 1) * 50_000);
-        arc.write(PARTITION, &format!("{i}.parquet"), &format!("SELECT *, hash(counter) AS h FROM ({})", telemetry(first, end)));
+        arc.write(
+            PARTITION,
+            &format!("{i}.parquet"),
+            &format!("SELECT *, hash(counter) AS h FROM ({})", telemetry(first, end)),
+        );
     }
     let rows = arc.rows(PARTITION);
     arc.compact_well();
@@ -202,7 +234,11 @@ fn target_file_size_splits_the_output_at_time_borders() {
 fn time_column_temp_dir_memory_and_threads_are_used() {
     let arc = Arc::with("min_files = 2\ntime_column = \"ts\"\nsort_by = [\"ts\"]\nthreads = 1\nmemory_limit_mb = 300");
     for i in 0..3 {
-        arc.write(PARTITION, &format!("{i}.parquet"), &format!("SELECT time AS ts, counter FROM ({}) ORDER BY hash(counter)", telemetry(0, 1000)));
+        arc.write(
+            PARTITION,
+            &format!("{i}.parquet"),
+            &format!("SELECT time AS ts, counter FROM ({}) ORDER BY hash(counter)", telemetry(0, 1000)),
+        );
     }
     arc.compact_well();
     let sorted = value(&format!(
@@ -259,7 +295,8 @@ fn an_interrupt_stops_at_a_safe_point_and_the_next_run_finishes() {
 fn demo_writes_compacts_and_shows_the_same_rows_before_and_after() {
     let arc = Arc::new();
     let run = Run::of(
-        arc.command(&["demo", "--dir", "d", "--files", "20", "--rows", "4000", "--json", "--keep"]).timeout(Duration::from_secs(120)),
+        arc.command(&["demo", "--dir", "d", "--files", "20", "--rows", "4000", "--json", "--keep"])
+            .timeout(Duration::from_secs(120)),
     );
     assert_eq!(run.code, 0, "{run:#?}");
     let report = run.json();

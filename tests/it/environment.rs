@@ -24,8 +24,12 @@ fn in_namespace(arc: &Arc, script: &str) -> Run {
 /// An hour whose rows do not compress: about 4 MB.
 fn incompressible(arc: &Arc) {
     for i in 0..4 {
-        let query = format!("SELECT *, hash(i) AS h1, hash(i + 1) AS h2, hash(i * 7) AS h3 FROM ({}) JOIN range({}, {}) r2(i) ON i * 7 = counter",
-            telemetry(i * 40_000, (i + 1) * 40_000), i * 40_000, (i + 1) * 40_000);
+        let query = format!(
+            "SELECT *, hash(i) AS h1, hash(i + 1) AS h2, hash(i * 7) AS h3 FROM ({}) JOIN range({}, {}) r2(i) ON i * 7 = counter",
+            telemetry(i * 40_000, (i + 1) * 40_000),
+            i * 40_000,
+            (i + 1) * 40_000
+        );
         arc.write(PARTITION, &format!("{i}.parquet"), &query);
     }
 }
@@ -35,7 +39,10 @@ fn a_full_temp_disk_is_noticed_before_any_work_and_nothing_is_lost() {
     let arc = Arc::new();
     incompressible(&arc);
     let before = arc.storage_state();
-    let run = in_namespace(&arc, r#"mkdir "$TEMP"; mount -t tmpfs -o size=1m tmpfs "$TEMP"; "$ARC" --config "$CONF" compact --json"#);
+    let run = in_namespace(
+        &arc,
+        r#"mkdir "$TEMP"; mount -t tmpfs -o size=1m tmpfs "$TEMP"; "$ARC" --config "$CONF" compact --json"#,
+    );
     assert_eq!(run.code, 0, "{run:#?}");
     let report = run.json();
     let skipped = &report["skipped"][0];
@@ -65,7 +72,7 @@ fn full_storage_fails_the_job_with_the_place_and_remedy_and_loses_nothing() {
         crate::support::tree(&arc.dir().join(dir))
             .into_iter()
             .map(|(p, state)| (p.strip_prefix(arc.dir().join(dir)).unwrap().to_owned(), state))
-            .filter(|(p, _)| !p.ends_with(".lock"))
+            .filter(|(p, _)| !p.ends_with(STAGING_LOCK))
             .collect()
     };
     assert_eq!(files("after"), files("original"), "storage is as it was");
@@ -76,7 +83,10 @@ fn read_only_storage_fails_with_the_place_and_remedy() {
     let arc = Arc::new();
     arc.write_telemetry(PARTITION, 3, 100);
     let before = arc.storage_state();
-    let run = in_namespace(&arc, r#"mount --bind "$DATA" "$DATA"; mount -o remount,bind,ro "$DATA"; "$ARC" --config "$CONF" compact --json"#);
+    let run = in_namespace(
+        &arc,
+        r#"mount --bind "$DATA" "$DATA"; mount -o remount,bind,ro "$DATA"; "$ARC" --config "$CONF" compact --json"#,
+    );
     assert_eq!(run.code, 1, "{run:#?}");
     let report = run.json();
     let text = report.to_string();

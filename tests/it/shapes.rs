@@ -70,7 +70,10 @@ fn consecutive_sorted_files() {
 #[test]
 fn unsorted_and_overlapping_files() {
     let shuffled = |seed: u32| format!("{} ORDER BY hash(i + {seed})", telemetry(0, 3000));
-    check(&Arc::new(), &[("a.parquet", &shuffled(1)), ("b.parquet", &shuffled(2)), ("c.parquet", &telemetry(1500, 4500))]);
+    check(
+        &Arc::new(),
+        &[("a.parquet", &shuffled(1)), ("b.parquet", &shuffled(2)), ("c.parquet", &telemetry(1500, 4500))],
+    );
 }
 
 #[test]
@@ -81,7 +84,9 @@ fn identical_timestamps_and_identical_rows() {
 
 #[test]
 fn null_times_come_last() {
-    let some_null = format!("SELECT CASE WHEN i % 3 = 0 THEN NULL ELSE {LATER} + to_milliseconds(i) END AS time, i FROM range(300) r(i)");
+    let some_null = format!(
+        "SELECT CASE WHEN i % 3 = 0 THEN NULL ELSE {LATER} + to_milliseconds(i) END AS time, i FROM range(300) r(i)"
+    );
     let all_null = "SELECT NULL::TIMESTAMP AS time, i FROM range(20) r(i)";
     check(&Arc::new(), &[("a.parquet", &some_null), ("b.parquet", &some_null), ("c.parquet", all_null)]);
 }
@@ -135,13 +140,21 @@ fn columns_that_widen_without_loss() {
         &arc,
         &[
             ("a.parquet", &format!("SELECT {LATER} AS time, 1::TINYINT AS i, 1.5::FLOAT AS f, NULL::INTEGER AS n")),
-            ("b.parquet", &format!("SELECT {LATER} AS time, 9007199254740993::BIGINT AS i, 1e300::DOUBLE AS f, 'text' AS n")),
-            ("c.parquet", &format!("SELECT {LATER}::TIMESTAMP_MS AS time, 200::UTINYINT AS i, 2.5::FLOAT AS f, 'more' AS n")),
+            (
+                "b.parquet",
+                &format!("SELECT {LATER} AS time, 9007199254740993::BIGINT AS i, 1e300::DOUBLE AS f, 'text' AS n"),
+            ),
+            (
+                "c.parquet",
+                &format!("SELECT {LATER}::TIMESTAMP_MS AS time, 200::UTINYINT AS i, 2.5::FLOAT AS f, 'more' AS n"),
+            ),
         ],
     );
     assert_eq!(live.len(), 1);
     let file = table(&arc.live_paths(PARTITION));
-    let types = value(&format!("SELECT string_agg(column_type, ',' ORDER BY column_name) FROM (DESCRIBE SELECT * FROM {file})"));
+    let types = value(&format!(
+        "SELECT string_agg(column_type, ',' ORDER BY column_name) FROM (DESCRIBE SELECT * FROM {file})"
+    ));
     assert_eq!(types, "DOUBLE,BIGINT,VARCHAR,TIMESTAMP");
 }
 
@@ -175,7 +188,13 @@ fn conflicting_columns_stay_apart_without_any_loss() {
         .iter()
         .flat_map(|f| {
             let table = table(std::slice::from_ref(f));
-            strings(&db, &format!("SELECT string_agg(column_type, ',' ORDER BY column_name) FROM (DESCRIBE SELECT * FROM {table})")).unwrap()
+            strings(
+                &db,
+                &format!(
+                    "SELECT string_agg(column_type, ',' ORDER BY column_name) FROM (DESCRIBE SELECT * FROM {table})"
+                ),
+            )
+            .unwrap()
         })
         .collect();
     types.sort();
@@ -190,7 +209,9 @@ fn six_hundred_columns() {
     for name in ["a.parquet", "b.parquet", "c.parquet"] {
         arc.write(PARTITION, name, &query);
     }
-    let sum = |arc: &Arc| value(&format!("SELECT printf('%d %f', count(*), sum(column_599)) FROM {}", table(&arc.live_paths(PARTITION))));
+    let sum = |arc: &Arc| {
+        value(&format!("SELECT printf('%d %f', count(*), sum(column_599)) FROM {}", table(&arc.live_paths(PARTITION))))
+    };
     let before = sum(&arc);
     arc.compact_well();
     assert_eq!(sum(&arc), before);
@@ -200,7 +221,9 @@ fn six_hundred_columns() {
 /// T56: names that mean something to SQL, globs, URLs or paths.
 #[test]
 fn odd_names_of_databases_measurements_files_and_columns() {
-    for odd in ["it's", "a b", "50%", "%41", "a*b?", "x[1]{2}", "größe", "\"q\"", "a;DROP TABLE x", "k=v", "-- x", "日本"] {
+    for odd in
+        ["it's", "a b", "50%", "%41", "a*b?", "x[1]{2}", "größe", "\"q\"", "a;DROP TABLE x", "k=v", "-- x", "日本"]
+    {
         let arc = Arc::new();
         let partition = format!("{odd}/m {odd}/2025/10/08/14");
         let column = odd.replace('"', "\"\"");
@@ -249,7 +272,10 @@ fn a_hive_style_folder_adds_no_column() {
 #[test]
 fn rows_outside_the_hour_are_kept() {
     let far = "SELECT TIMESTAMP '1969-12-31 23:59:59' + to_days((i * 400)::INTEGER) AS time, i FROM range(50) r(i)";
-    check(&Arc::new(), &[("a.parquet", far), ("b.parquet", far), ("c.parquet", &telemetry(0, 100).replace("usage_idle", "i2"))]);
+    check(
+        &Arc::new(),
+        &[("a.parquet", far), ("b.parquet", far), ("c.parquet", &telemetry(0, 100).replace("usage_idle", "i2"))],
+    );
 }
 
 /// Two databases with measurements and files of the same names do not mix (T3, T8).
@@ -293,7 +319,11 @@ fn the_same_inputs_give_the_same_bytes() {
     let bytes = || {
         let arc = Arc::new();
         for (name, from) in [("a.parquet", 0), ("b.parquet", 500), ("c.parquet", 500)] {
-            arc.write(PARTITION, name, &format!("SELECT * REPLACE (date_trunc('second', time) AS time) FROM ({})", telemetry(from, 20_000)));
+            arc.write(
+                PARTITION,
+                name,
+                &format!("SELECT * REPLACE (date_trunc('second', time) AS time) FROM ({})", telemetry(from, 20_000)),
+            );
         }
         let report = arc.compact_well();
         let bytes = fs::read(&arc.live_paths(PARTITION)[0]).unwrap();

@@ -66,7 +66,8 @@ impl Telemetry {
         let db = Connection::open_in_memory()?;
         for number in 0..self.files.get() {
             let path = folder.join(format!("{}_{}_{number:06}.parquet", self.measurement.name(), self.hour.compact()));
-            db.execute_batch(&self.copy_statement(number, &path)).with_context(|| format!("write {}", path.display()))?;
+            db.execute_batch(&self.copy_statement(number, &path))
+                .with_context(|| format!("write {}", path.display()))?;
             let seconds_into_hour = 3600 * (number as u64 + 1) / self.files.get() as u64;
             let since_epoch = u64::try_from(self.hour.start().timestamp()).context("the hour is before 1970")?;
             let written = SystemTime::UNIX_EPOCH + Duration::from_secs(since_epoch + seconds_into_hour);

@@ -129,7 +129,8 @@ async fn show(args: &DemoArgs, globals: &GlobalArgs, config: &Config) -> anyhow:
     let mut partitions = Vec::new();
     for measurement in &args.measurements {
         let partition = PartitionId::new(DATABASE, measurement.name(), hour)?;
-        let telemetry = Telemetry { measurement: *measurement, hour, files: args.files, rows: args.rows, seed: args.seed };
+        let telemetry =
+            Telemetry { measurement: *measurement, hour, files: args.files, rows: args.rows, seed: args.seed };
         let folder = base.join(partition.to_string());
         tokio::task::spawn_blocking(move || telemetry.write(&folder)).await??;
         partitions.push(partition);
@@ -149,8 +150,14 @@ async fn show(args: &DemoArgs, globals: &GlobalArgs, config: &Config) -> anyhow:
     let after = picture(config, &partitions).await?;
 
     if globals.json {
-        let report =
-            DemoReport { generate_seconds, compact_seconds, peak_memory_bytes, before: &before, after: &after, cycle: &cycle };
+        let report = DemoReport {
+            generate_seconds,
+            compact_seconds,
+            peak_memory_bytes,
+            before: &before,
+            after: &after,
+            cycle: &cycle,
+        };
         serde_json::to_writer_pretty(&out, &report)?;
         writeln!(out)?;
     } else {
@@ -167,7 +174,9 @@ async fn show(args: &DemoArgs, globals: &GlobalArgs, config: &Config) -> anyhow:
         return Ok(ExitCode::FAILURE);
     }
     if before.answers.fingerprint != after.answers.fingerprint {
-        bail!("the rows after compaction are not the rows before: this is a bug, please report it with --seed and --rows");
+        bail!(
+            "the rows after compaction are not the rows before: this is a bug, please report it with --seed and --rows"
+        );
     }
     say("every row is there exactly once: row count and content fingerprint are the same before and after".to_owned())?;
     Ok(ExitCode::SUCCESS)
@@ -210,7 +219,13 @@ fn print(before: &Picture, after: &Picture, out: &mut impl Write) -> io::Result<
     };
     #[allow(clippy::cast_precision_loss, reason = "a ratio for people")]
     let ratio = |b: u64, a: u64| b as f64 / a.max(1) as f64;
-    row(out, "files", format::thousands(before.files), format::thousands(after.files), ratio(before.files, after.files))?;
+    row(
+        out,
+        "files",
+        format::thousands(before.files),
+        format::thousands(after.files),
+        ratio(before.files, after.files),
+    )?;
     row(out, "bytes", format::bytes(before.bytes), format::bytes(after.bytes), ratio(before.bytes, after.bytes))?;
     for (b, a) in before.answers.queries.iter().zip(&after.answers.queries) {
         let (before_ms, after_ms) = (format!("{:.1} ms", b.milliseconds), format!("{:.1} ms", a.milliseconds));

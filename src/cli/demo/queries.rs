@@ -30,8 +30,14 @@ pub struct Answers {
 
 const QUERIES: [(&str, &str); 3] = [
     ("count and newest row", "SELECT count(*), max(time) FROM t"),
-    ("last ten minutes, by host", "SELECT host, count(*) FROM t WHERE time >= (SELECT max(time) FROM t) - INTERVAL 10 MINUTE GROUP BY host"),
-    ("whole hour, by host and minute", "SELECT host, date_trunc('minute', time) AS m, count(*) FROM t GROUP BY host, m"),
+    (
+        "last ten minutes, by host",
+        "SELECT host, count(*) FROM t WHERE time >= (SELECT max(time) FROM t) - INTERVAL 10 MINUTE GROUP BY host",
+    ),
+    (
+        "whole hour, by host and minute",
+        "SELECT host, date_trunc('minute', time) AS m, count(*) FROM t GROUP BY host, m",
+    ),
 ];
 
 /// Asks all tables everything.

@@ -35,7 +35,12 @@ fn describe(decision: Decision) -> String {
         Decision::Skip(reason) => format!("skip: {reason}"),
         Decision::Compact(plan) => {
             let compacted = plan.inputs.iter().filter(|f| f.kind != FileKind::Raw).count();
-            format!("{:?}: {} raw, {compacted} compacted, g{}", plan.trigger, plan.inputs.len() - compacted, plan.generation)
+            format!(
+                "{:?}: {} raw, {compacted} compacted, g{}",
+                plan.trigger,
+                plan.inputs.len() - compacted,
+                plan.generation
+            )
         }
     }
 }
@@ -95,9 +100,8 @@ fn many_small_side_files_are_merged_and_parts_of_one_attempt_count_once() {
     let now = at(20, 0);
     assert_eq!(check(&[10; 4], vec![], now), "skip: nothing to gain: 0 raw and 4 compacted files");
     assert_eq!(check(&[10; 5], vec![], now), "SideFiles: 0 raw, 5 compacted, g2");
-    let parts: Vec<DataFile> = (1..=9)
-        .map(|part| file(&ours(1, 'a').replace("_compacted", &format!("_{part}_compacted"))))
-        .collect();
+    let parts: Vec<DataFile> =
+        (1..=9).map(|part| file(&ours(1, 'a').replace("_compacted", &format!("_{part}_compacted")))).collect();
     let seen = view(head(1, &parts, &[]), listing(parts, [1]));
     let decision = describe(decide(&partition(), &seen, &settings(), now));
     assert_eq!(decision, "skip: nothing to gain: 0 raw and 9 compacted files");

@@ -90,7 +90,8 @@ fn ours_counts_only_if_named_and_others_unless_retired() {
 #[test]
 fn a_record_that_names_anything_but_plain_files_is_refused() {
     let inputs = raw(2);
-    let good = Head::none().commit(author(), &listing(inputs.clone(), []), &inputs, &outcome(&[&ours(1, 'a')], &inputs));
+    let good =
+        Head::none().commit(author(), &listing(inputs.clone(), []), &inputs, &outcome(&[&ours(1, 'a')], &inputs));
     for bad in ["../x.parquet", "/etc/passwd", "s3://bucket/x", "", "..", "a/b.parquet", "a\u{0}b"] {
         let mut in_live = good.clone();
         in_live.live[0].name = bad.into();
@@ -106,7 +107,8 @@ fn a_record_that_names_anything_but_plain_files_is_refused() {
 #[test]
 fn a_record_of_another_format_generation_or_shape_is_refused() {
     let inputs = raw(2);
-    let good = Head::none().commit(author(), &listing(inputs.clone(), []), &inputs, &outcome(&[&ours(1, 'a')], &inputs));
+    let good =
+        Head::none().commit(author(), &listing(inputs.clone(), []), &inputs, &outcome(&[&ours(1, 'a')], &inputs));
     let generation = Generation(1);
     let other = Record { format: 2, ..good.clone() };
     assert_eq!(Record::parse(&other.to_bytes(), generation), Err(RecordError::Format { found: 2 }));

@@ -6,7 +6,10 @@ use crate::compaction::testing::{file, head, listing, ours, raw, view};
 fn a_partition_without_leftovers_is_settled() {
     assert_eq!(next_step(&view(Head::none(), listing(raw(3), [])), false), NextStep::Settled);
     let live = file(&ours(1, 'a'));
-    assert_eq!(next_step(&view(head(1, std::slice::from_ref(&live), &[]), listing(vec![live], [1])), false), NextStep::Settled);
+    assert_eq!(
+        next_step(&view(head(1, std::slice::from_ref(&live), &[]), listing(vec![live], [1])), false),
+        NextStep::Settled
+    );
 }
 
 #[test]

@@ -169,9 +169,8 @@ impl Arc {
 
     /// I5: nothing is left of any attempt: no temp folder, no staging folder, no dead file, no fragment.
     pub fn assert_nothing_left_over(&self, partition: &str) {
-        let ids = |dir: PathBuf| -> Vec<PathBuf> {
-            tree(&dir).into_keys().filter(|p| !p.ends_with(".arc-lock")).collect()
-        };
+        let ids =
+            |dir: PathBuf| -> Vec<PathBuf> { tree(&dir).into_keys().filter(|p| !p.ends_with(".arc-lock")).collect() };
         assert_eq!(ids(self.temp()), Vec::<PathBuf>::new(), "temp folder");
         assert_eq!(ids(self.data().join("_compaction_staging")), Vec::<PathBuf>::new(), "staging folder");
         let live = self.live(partition);
