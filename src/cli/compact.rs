@@ -90,7 +90,7 @@ pub fn print(report: &CycleReport, out: &mut impl Write) -> io::Result<()> {
                 job.duration_seconds
             )?,
             JobStatus::Failed => {
-                writeln!(out, "{partition}: FAILED in {}: {}", job.step, job.error.as_deref().unwrap_or("?"))?
+                writeln!(out, "{partition}: FAILED in {}: {}", job.step, job.error.as_deref().unwrap_or("?"))?;
             }
             JobStatus::Cancelled => writeln!(out, "{partition}: cancelled, nothing was changed")?,
         }

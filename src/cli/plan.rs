@@ -27,6 +27,7 @@ pub struct PlanArgs {
 
     /// Also show what is skipped and why; with a partition, only that one and its files
     #[arg(long, value_name = "PARTITION", num_args = 0..=1)]
+    #[allow(clippy::option_option, reason = "clap's form of a flag with an optional value")]
     explain: Option<Option<PartitionId>>,
 }
 

@@ -304,17 +304,16 @@ impl Job<'_> {
     }
 
     async fn fetch_one(&self, index: usize, file: &DataFile, fetched: &Path) -> Result<MergeInput, JobError> {
-        let path = match self.env.storage.local_path(self.partition, &file.name) {
-            Some(in_place) => in_place,
-            None => {
-                self.check(Step::Fetch)?;
-                // T3: base names can be equal; index and key hash cannot.
-                let hash = blake3::hash(format!("{}/{}", self.partition, file.name).as_bytes()).to_hex();
-                let copy = fetched.join(format!("{index:06}_{}.parquet", &hash[..16]));
-                let fetching = |source| JobError::Storage { step: "fetch", source };
-                self.env.storage.fetch(self.partition, file, &copy).await.map_err(fetching)?;
-                copy
-            }
+        let path = if let Some(in_place) = self.env.storage.local_path(self.partition, &file.name) {
+            in_place
+        } else {
+            self.check(Step::Fetch)?;
+            // T3: base names can be equal; index and key hash cannot.
+            let hash = blake3::hash(format!("{}/{}", self.partition, file.name).as_bytes()).to_hex();
+            let copy = fetched.join(format!("{index:06}_{}.parquet", &hash[..16]));
+            let fetching = |source| JobError::Storage { step: "fetch", source };
+            self.env.storage.fetch(self.partition, file, &copy).await.map_err(fetching)?;
+            copy
         };
         Ok(MergeInput { name: file.name.clone(), path, size_bytes: file.size_bytes })
     }

@@ -247,7 +247,7 @@ impl CompactionManager {
     }
 
     async fn probe(&self) -> Result<(), StorageError> {
-        self.probed.get_or_try_init(|| self.env.storage.probe()).await.map(|()| ())
+        self.probed.get_or_try_init(|| self.env.storage.probe()).await.copied()
     }
 }
 

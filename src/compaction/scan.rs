@@ -111,6 +111,7 @@ pub enum Finding {
 }
 
 /// Looks at everything in scope.
+#[must_use]
 pub fn scan(env: Arc<JobEnv>, scope: Scope) -> BoxStream<'static, Finding> {
     if let Some(partition) = scope.partition {
         return stream::once(async move {

@@ -79,6 +79,7 @@ impl SubprocessSettings {
 
     /// `EXECUTABLE merge-worker`, with the defaults.
     #[must_use]
+    #[allow(clippy::disallowed_methods, reason = "passed on to the child, not read")]
     pub fn new(executable: PathBuf) -> Self {
         let passed_on = PASSED_ON.into_iter().filter_map(|name| Some((name.into(), std::env::var_os(name)?)));
         Self {

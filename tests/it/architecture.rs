@@ -31,7 +31,7 @@ fn sources(module: &str) -> Vec<(String, String)> {
             let is_test = ["test", "conformance", "fixtures"].iter().any(|t| name.contains(t));
             if !is_test {
                 let text = fs::read_to_string(&path).unwrap();
-                let production = text.split("#[cfg(test)]\nmod tests").next().unwrap().to_owned();
+                let production = text.split("#[cfg(test)]\nmod tests {").next().unwrap().to_owned();
                 found.push((name, production));
             }
         }
@@ -86,7 +86,9 @@ fn clock_and_environment_are_read_in_their_homes_only() {
                 let clock = line.contains("Utc::now()") || line.contains("SystemTime::now()");
                 assert!(!clock || file == "clock.rs", "{file} reads the clock");
                 let environment = line.contains("env::var");
-                assert!(!environment || file.starts_with("config"), "{file} reads the environment");
+                // A child process is passed what the system's loader needs, unread.
+                let fine = file.starts_with("config") || file == "merge/subprocess.rs";
+                assert!(!environment || fine, "{file} reads the environment");
             }
         }
     }

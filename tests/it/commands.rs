@@ -166,7 +166,7 @@ fn the_log_has_the_documented_messages() {
         .lines()
         .map(|line| serde_json::from_str::<Value>(line).unwrap_or_else(|e| panic!("{e}: {line}")))
         .inspect(|event| {
-            assert!(event["timestamp"].is_string() && event["level"].is_string() && event["logger"].is_string())
+            assert!(event["timestamp"].is_string() && event["level"].is_string() && event["logger"].is_string());
         })
         .map(|event| event["message"].as_str().unwrap().to_owned())
         .collect();
@@ -296,7 +296,7 @@ fn demo_writes_compacts_and_shows_the_same_rows_before_and_after() {
     let arc = Arc::new();
     let run = Run::of(
         arc.command(&["demo", "--dir", "d", "--files", "20", "--rows", "4000", "--json", "--keep"])
-            .timeout(Duration::from_secs(120)),
+            .timeout(Duration::from_mins(2)),
     );
     assert_eq!(run.code, 0, "{run:#?}");
     let report = run.json();

@@ -1,7 +1,6 @@
 //! All integration tests, in one binary: each further one would link DuckDB again.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail the test, too; clippy exempts only the test functions")]
-#![allow(unreachable_pub, reason = "nothing outside a test binary can reach anything in it")]
 
 mod architecture;
 mod bad_input;

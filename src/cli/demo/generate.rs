@@ -45,7 +45,7 @@ impl Measurement {
         match self {
             Self::Cpu => {
                 "round(20 + 12 * wave + 25 * u, 2) AS usage_user, round(4 + 9 * v * u, 2) AS usage_system, \
-                 round(76 - 12 * wave - 25 * u - 9 * v * u, 2) AS usage_idle, round(v * v * 3, 2) AS usage_iowait"
+                 76 - 12 * wave - 25 * u - 9 * v * u AS usage_idle"
             }
             Self::Mem => {
                 "(8589934592 + (2147483648 * (wave + u))::BIGINT // 4096 * 4096)::BIGINT AS used, \

@@ -26,8 +26,6 @@ pub const STAGING_LOCK: &str = "_compaction_staging/.arc-lock";
 #[derive(Debug)]
 pub struct Arc {
     dir: TempDir,
-    /// Lines of the `[compaction]` section.
-    settings: String,
 }
 
 impl Arc {
@@ -38,7 +36,7 @@ impl Arc {
 
     /// With these lines in the `[compaction]` section.
     pub fn with(settings: &str) -> Self {
-        let arc = Self { dir: TempDir::new().unwrap(), settings: settings.to_owned() };
+        let arc = Self { dir: TempDir::new().unwrap() };
         fs::create_dir(arc.data()).unwrap();
         arc.configure(settings);
         arc
@@ -47,16 +45,12 @@ impl Arc {
     /// Replaces the lines of the `[compaction]` section.
     pub fn configure(&self, settings: &str) {
         let text = format!(
-            "[storage.local]\nbase_path = {:?}\n[state]\ndb_path = {:?}\n[compaction]\ntemp_dir = {:?}\n{settings}\n",
-            self.data(),
-            self.dir.path().join("arc.db"),
-            self.temp(),
+            "[storage.local]\nbase_path = '{}'\n[state]\ndb_path = '{}'\n[compaction]\ntemp_dir = '{}'\n{settings}\n",
+            self.data().display(),
+            self.dir.path().join("arc.db").display(),
+            self.temp().display(),
         );
         fs::write(self.config_file(), text).unwrap();
-    }
-
-    pub fn settings(&self) -> &str {
-        &self.settings
     }
 
     pub fn dir(&self) -> &Path {
@@ -89,7 +83,7 @@ impl Arc {
         let path = self.folder(partition).join(name);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         copy(query, &path, "FORMAT parquet, COMPRESSION snappy");
-        self.age(&path);
+        age(&path);
         path
     }
 
@@ -98,15 +92,8 @@ impl Arc {
         let path = self.folder(partition).join(name);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(&path, bytes).unwrap();
-        self.age(&path);
+        age(&path);
         path
-    }
-
-    /// Makes a file an hour old, so that its writer is taken to be done.
-    pub fn age(&self, path: &Path) {
-        let file = fs::File::options().write(true).open(path).unwrap();
-        #[allow(clippy::disallowed_methods, reason = "a file's age is measured by the machine's clock")]
-        file.set_modified(SystemTime::now() - Duration::from_secs(3600)).unwrap();
     }
 
     /// Ten files of telemetry in the usual partition: sorted, consecutive, `rows` rows each.
@@ -185,6 +172,13 @@ impl Arc {
     }
 }
 
+/// Makes a file an hour old, so that its writer is taken to be done.
+#[allow(clippy::disallowed_methods, reason = "a file's age is measured by the machine's clock")]
+pub fn age(path: &Path) {
+    let file = fs::File::options().write(true).open(path).unwrap();
+    file.set_modified(SystemTime::now() - Duration::from_hours(1)).unwrap();
+}
+
 /// What a run of the program left.
 #[derive(Debug)]
 pub struct Run {
@@ -224,7 +218,6 @@ pub fn telemetry(first: usize, end: usize) -> String {
 pub fn copy(query: &str, path: &Path, options: &str) {
     let path = path.display().to_string().replace('\'', "''");
     let db = Connection::open_in_memory().unwrap();
-    db.execute_batch(&format!("SET TimeZone = 'UTC'")).ok();
     db.execute_batch(&format!("COPY ({query}) TO '{path}' ({options})")).unwrap_or_else(|e| panic!("{query}: {e}"));
 }
 
