@@ -6,21 +6,21 @@
 //!
 //! Not here: what happens after a setback (`duckdb.rs`).
 
-use std::collections::{BTreeSet, VecDeque};
-use std::fs;
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use tokio_util::sync::CancellationToken;
 
 use super::budget::{Budget, expected_outputs};
-use super::schema::{ClassFile, FileClass, SchemaGroup, TimeKind, time_bound};
+use super::lanes::{LaneError, Lanes, SliceFile};
+use super::schema::{ClassFile, FileClass, SchemaGroup, time_bound};
 use super::session::{Session, StatementError};
-use super::slices::{self, FileSpan, Slice, TimeLine};
+use super::slices::{self, FileSpan, SliceAim};
 use super::sql::{self, Source};
 use super::stitch::{Stitched, stitch};
 use super::verify::{self, Fingerprint};
-use super::work_dir::{WorkDir, io_error, remove_slice};
-use super::{MergeError, MergeProgress, MergeRequest, MergeStep, MergedFile, ProgressSink, Verify};
+use super::work_dir::{WorkDir, remove_slice};
+use super::{MergeError, MergeOptions, MergeProgress, MergeRequest, MergeStep, MergedFile, ProgressSink, Verify};
 
 /// Files in one scan. Very long lists of wide files have crashed older versions, and a short list is quicker to halve.
 const SCAN_FILES: usize = 256;
@@ -33,6 +33,8 @@ pub(super) struct Attempt<'a> {
     /// Groups to be merged in one statement without any filter, because with slices they could not be proven.
     pub(super) unsliced: BTreeSet<usize>,
     pub(super) session: &'a Session,
+    /// The real paths of the inputs, which every further session may read, too.
+    pub(super) files: &'a [String],
     pub(super) budget: &'a Budget,
     pub(super) progress: &'a ProgressSink,
     pub(super) cancel: &'a CancellationToken,
@@ -63,17 +65,11 @@ impl From<MergeError> for Setback {
     }
 }
 
-/// A sorted piece of a group, on disk.
-struct SliceFile {
-    path: PathBuf,
-    size_bytes: u64,
-}
-
 /// A file of a group, with the class it belongs to.
 #[derive(Clone, Copy)]
-struct Member<'a> {
-    class: &'a FileClass,
-    file: &'a ClassFile,
+pub(super) struct Member<'a> {
+    pub(super) class: &'a FileClass,
+    pub(super) file: &'a ClassFile,
 }
 
 impl Attempt<'_> {
@@ -142,7 +138,7 @@ impl Attempt<'_> {
     }
 
     fn scan(&self, group: &SchemaGroup, members: &[Member<'_>]) -> Result<Fingerprint, StatementError> {
-        self.session.fingerprint(&sql::fingerprint(group, &self.sources(members)))
+        self.session.fingerprint(&sql::fingerprint(group, &sources(self.work, members)))
     }
 
     /// The files that cannot be scanned on their own, found by halving.
@@ -166,86 +162,32 @@ impl Attempt<'_> {
         }
     }
 
-    /// Sorts every slice of every group into a file of its own; per group, in ascending order of time.
+    /// Merges every slice of every group into a file of its own; per group, in ascending order of time.
     fn merge_slices(&self) -> Result<Vec<Vec<SliceFile>>, Setback> {
-        let plans: Vec<(Vec<FileSpan>, bool)> = self
-            .groups
-            .iter()
-            .enumerate()
-            .map(|(i, group)| {
-                let spans = members(group).map(|m| span(m.file)).collect();
-                (spans, matches!(group.time_kind, TimeKind::Other) || self.unsliced.contains(&i))
-            })
-            .collect();
-        let mut todo: VecDeque<(usize, Slice)> = VecDeque::new();
-        let lines: Vec<TimeLine<'_>> = plans.iter().map(|(spans, _)| TimeLine::new(spans)).collect();
-        for (i, group) in self.groups.iter().enumerate() {
-            let plan = if plans[i].1 { vec![lines[i].whole()] } else { lines[i].plan(&self.aim(group)) };
-            todo.extend(plan.into_iter().map(|slice| (i, slice)));
-        }
-        let mut merged: Vec<Vec<SliceFile>> = self.groups.iter().map(|_| Vec::new()).collect();
-        let (mut tried, mut done, mut done_bytes) = (0, 0, 0);
-        while let Some((i, slice)) = todo.pop_front() {
-            self.report(MergeStep::Merge, done, done + 1 + todo.len() as u64, done_bytes);
-            let group = &self.groups[i];
-            let last_chance = merged[i].is_empty() && todo.front().is_none_or(|(next, _)| *next != i);
-            let path = self.work.slice(tried);
-            tried += 1;
-            match self.merge_slice(group, &slice, &path) {
-                // A slice without rows leaves no trace, unless the whole group has none: then the outputs keep its schema.
-                Ok(0) if !last_chance => remove_slice(path.as_ref())?,
-                Ok(_) => {
-                    let path = PathBuf::from(path);
-                    let size_bytes = fs::metadata(&path).map_err(io_error("read", &path))?.len();
-                    merged[i].push(SliceFile { path, size_bytes });
+        let lanes = Lanes {
+            request: self.request,
+            work: self.work,
+            groups: self.groups,
+            unsliced: &self.unsliced,
+            budget: self.budget,
+            progress: self.progress,
+        };
+        let (folder, files, limits, cancel) = (self.work.text(), self.files, &self.request.limits, self.cancel);
+        let open = move |budget: &Budget| Session::open(folder, files, limits, budget, cancel);
+        lanes.run(self.session, &open).map_err(|error| match error {
+            LaneError::Failed(error) => error.into(),
+            LaneError::Statement { group, files, error: StatementError::Other(message) } => {
+                let group = &self.groups[group];
+                let all: Vec<Member<'_>> = members(group).collect();
+                let suspects: Vec<Member<'_>> = files.iter().map(|&at| all[at]).collect();
+                match self.find_damaged(group, &suspects) {
+                    Ok(found) if found.is_empty() => self.failure(StatementError::Other(message)).into(),
+                    Ok(found) => Setback::Damaged(found),
+                    Err(error) => error.into(),
                 }
-                Err(error @ (StatementError::OutOfMemory(_) | StatementError::SpillFull(_))) => {
-                    let one_row_group = slice.rows <= self.request.options.row_group_size.get() as u64;
-                    let parts = if plans[i].1 || one_row_group { None } else { lines[i].split(&slice) };
-                    let parts = parts.ok_or_else(|| self.failure(error))?;
-                    tracing::debug!(rows = slice.rows, "slice does not fit into memory; cutting it in two");
-                    for part in parts.into_iter().rev() {
-                        todo.push_front((i, part));
-                    }
-                    continue;
-                }
-                Err(StatementError::Other(message)) => {
-                    let all: Vec<Member<'_>> = members(group).collect();
-                    let suspects: Vec<Member<'_>> = slice.files.iter().map(|&at| all[at]).collect();
-                    let found = self.find_damaged(group, &suspects)?;
-                    if found.is_empty() {
-                        return Err(self.failure(StatementError::Other(message)).into());
-                    }
-                    return Err(Setback::Damaged(found));
-                }
-                Err(error) => return Err(self.failure(error).into()),
             }
-            done += 1;
-            done_bytes += input_bytes(group, slice.rows);
-        }
-        self.report(MergeStep::Merge, done, done, done_bytes);
-        Ok(merged)
-    }
-
-    fn merge_slice(&self, group: &SchemaGroup, slice: &Slice, path: &str) -> Result<u64, StatementError> {
-        let all: Vec<Member<'_>> = members(group).collect();
-        let mut files: Vec<Member<'_>> = slice.files.iter().map(|&at| all[at]).collect();
-        if files.is_empty() {
-            // By the footers there is no row in this range; any file gives the schema of an empty result.
-            files.extend(all.first());
-        }
-        let sources = self.sources(&files);
-        self.session.execute(&sql::copy_slice(group, &sources, slice.range, &self.request.options, path))
-    }
-
-    fn aim(&self, group: &SchemaGroup) -> slices::SliceAim {
-        let aim = self.budget.aim(group, &self.request.options);
-        if sliced_by_sort(group) {
-            return aim;
-        }
-        // Slices cannot be joined when rows are sorted by something else than time: each becomes an output. DuckDB spills.
-        let outputs = expected_outputs(group, &self.request.options);
-        slices::SliceAim { max_rows: u64::MAX, good_rows: u64::MAX, min_rows: 1, at_least: outputs }
+            LaneError::Statement { error, .. } => self.failure(error).into(),
+        })
     }
 
     /// Joins consecutive slices into outputs; per group, in ascending order of time.
@@ -345,17 +287,6 @@ impl Attempt<'_> {
         Ok(())
     }
 
-    /// The files by class, in order, under the names that DuckDB may open.
-    fn sources<'a>(&self, members: &[Member<'a>]) -> Vec<Source<'a>> {
-        members
-            .chunk_by(|a, b| std::ptr::eq(a.class, b.class))
-            .map(|same| Source {
-                class: same[0].class,
-                paths: same.iter().map(|m| self.work.input(m.file.input)).collect(),
-            })
-            .collect()
-    }
-
     fn failure(&self, error: StatementError) -> MergeError {
         match error {
             StatementError::Cancelled => MergeError::Cancelled,
@@ -374,21 +305,39 @@ impl Attempt<'_> {
     }
 }
 
+/// The files by class, in order, under the names that DuckDB may open.
+pub(super) fn sources<'a>(work: &WorkDir, members: &[Member<'a>]) -> Vec<Source<'a>> {
+    members
+        .chunk_by(|a, b| std::ptr::eq(a.class, b.class))
+        .map(|same| Source { class: same[0].class, paths: same.iter().map(|m| work.input(m.file.input)).collect() })
+        .collect()
+}
+
+/// How large the slices of a group should be.
+pub(super) fn aim(lane: &Budget, group: &SchemaGroup, options: &MergeOptions) -> SliceAim {
+    if sliced_by_sort(group) {
+        return lane.aim(group, options);
+    }
+    // Slices cannot be joined when rows are sorted by something else than time: each becomes an output. DuckDB spills.
+    let outputs = expected_outputs(group, options);
+    SliceAim { max_rows: u64::MAX, good_rows: u64::MAX, min_rows: 1, at_least: outputs }
+}
+
 /// Whether slices by time, one after another, are in the order of the sort key.
 fn sliced_by_sort(group: &SchemaGroup) -> bool {
     group.sort.first() == Some(&group.time)
 }
 
-fn members(group: &SchemaGroup) -> impl Iterator<Item = Member<'_>> {
+pub(super) fn members(group: &SchemaGroup) -> impl Iterator<Item = Member<'_>> {
     group.classes.iter().flat_map(|class| class.files.iter().map(move |file| Member { class, file }))
 }
 
-fn span(file: &ClassFile) -> FileSpan {
+pub(super) fn span(file: &ClassFile) -> FileSpan {
     FileSpan { rows: file.rows, range: file.time.min.zip(file.time.max), nulls: file.time.nulls }
 }
 
 /// Bytes of input that so many rows of a group stand for.
-fn input_bytes(group: &SchemaGroup, rows: u64) -> u64 {
+pub(super) fn input_bytes(group: &SchemaGroup, rows: u64) -> u64 {
     let bytes: u128 = members(group).map(|m| u128::from(m.file.size_bytes)).sum();
     let total: u128 = members(group).map(|m| u128::from(m.file.rows)).sum();
     u64::try_from(bytes * u128::from(rows) / total.max(1)).unwrap_or(u64::MAX)

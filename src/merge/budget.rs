@@ -58,6 +58,11 @@ impl Budget {
         Self { threads: fitting.clamp(1, limits.threads.get() as u64), duckdb_bytes }
     }
 
+    /// The share of one lane when each thread merges slices of its own.
+    pub(super) fn lane(&self) -> Self {
+        Self { threads: 1, duckdb_bytes: (self.duckdb_bytes / self.threads.max(1)).max(DUCKDB_FLOOR_BYTES) }
+    }
+
     /// How large the slices of a group should be.
     pub(super) fn aim(&self, group: &SchemaGroup, options: &MergeOptions) -> SliceAim {
         let row_bytes = row_bytes(group);

@@ -73,18 +73,19 @@ fn merge(
     cancel: &CancellationToken,
 ) -> Result<MergeOutcome, MergeError> {
     let mut damaged: BTreeMap<usize, String> = BTreeMap::new();
-    let mut session: Option<(Session, Budget)> = None;
+    let mut opened: Option<Opened> = None;
     loop {
         let (groups, set_aside) = survey_sound(request, &damaged, progress, cancel)?;
         if groups.is_empty() {
             return Err(MergeError::NothingToMerge(set_aside));
         }
-        if session.is_none() {
-            session = Some(open(request, work, &groups, cancel)?);
+        if opened.is_none() {
+            opened = Some(open(request, work, &groups, cancel)?);
         }
-        let (session, budget) = session.as_ref().expect("opened above");
+        let Opened { session, budget, files } = opened.as_ref().expect("opened above");
+        let unsliced = BTreeSet::new();
         let mut attempt =
-            Attempt { request, work, groups: &groups, unsliced: BTreeSet::new(), session, budget, progress, cancel };
+            Attempt { request, work, groups: &groups, unsliced, session, files, budget, progress, cancel };
         match attempt.run() {
             Ok(merged) => return outcome(request, &groups, set_aside, merged, session.version()?),
             Err(Setback::Damaged(files)) => {
@@ -127,12 +128,20 @@ fn survey_sound(
     Ok((groups, set_aside))
 }
 
+/// The engine, opened for the inputs of one request.
+struct Opened {
+    session: Session,
+    budget: Budget,
+    /// The inputs' real paths.
+    files: Vec<String>,
+}
+
 fn open(
     request: &MergeRequest,
     work: &WorkDir,
     groups: &[SchemaGroup],
     cancel: &CancellationToken,
-) -> Result<(Session, Budget), MergeError> {
+) -> Result<Opened, MergeError> {
     // All of them, also files that are left alone now: when others prove damaged they may find company.
     let files = request
         .inputs
@@ -142,7 +151,8 @@ fn open(
         .collect::<Result<Vec<String>, _>>()?;
     let widest = groups.iter().map(row_bytes).max().unwrap_or_default();
     let budget = Budget::new(&request.limits, &request.options, widest);
-    Ok((Session::open(work.text(), &files, &request.limits, &budget, cancel)?, budget))
+    let session = Session::open(work.text(), &files, &request.limits, &budget, cancel)?;
+    Ok(Opened { session, budget, files })
 }
 
 fn outcome(

@@ -23,6 +23,8 @@ mod duckdb;
 mod file_schema;
 #[cfg(test)]
 mod fixtures;
+mod lanes;
+mod order;
 mod protocol;
 pub mod resources;
 mod scan;

@@ -45,7 +45,9 @@ impl Measurement {
         match self {
             Self::Cpu => {
                 "round(20 + 12 * wave + 25 * u, 2) AS usage_user, round(4 + 9 * v * u, 2) AS usage_system, \
-                 76 - 12 * wave - 25 * u - 9 * v * u AS usage_idle"
+                 71 - 12 * wave - 25 * u - 9 * v * u AS usage_idle, round(3 * v * v, 2) AS usage_iowait, \
+                 round(greatest(0, u * 10 - 9.5), 1) AS usage_irq, round(u * v, 1) AS usage_softirq, \
+                 round(greatest(0, v * 4 - 3.6), 1) AS usage_steal"
             }
             Self::Mem => {
                 "(8589934592 + (2147483648 * (wave + u))::BIGINT // 4096 * 4096)::BIGINT AS used, \
