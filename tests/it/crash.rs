@@ -11,20 +11,13 @@ use std::sync::Arc as Shared;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
-use arc::clock::SystemClock;
-use arc::compaction::events::EventSink;
-use arc::compaction::settings::Isolation;
-use arc::compaction::{CompactionManager, Components, Scope};
-use arc::config::{Config, Input};
-use arc::lock::CompactionLock;
-use arc::merge::DuckDbEngine;
-use arc::merge::resources::{detect, job_limits};
+use arc::compaction::Scope;
 use arc::storage::Storage;
 use object_store::Result;
 use object_store::path::Path as Key;
 use tokio_util::sync::CancellationToken;
 
-use crate::support::stores::{Hook, Hooked};
+use crate::support::stores::{Hook, manager};
 use crate::support::{Arc, PARTITION, block_on, fingerprint, telemetry};
 
 const VICTIM: &str = "ARC_TEST_VICTIM";
@@ -67,20 +60,7 @@ fn victim() {
 }
 
 fn run_dying(config: &Path, point: usize) {
-    let config = Config::load(&Input { file: Some(config.to_owned()), ..Input::default() }).unwrap();
-    let storage = Storage::local(&config.storage.local.base_path).unwrap();
-    let settings = arc::compaction::CompactionSettings { isolation: Isolation::InProcess, ..config.compaction };
-    let clock = Shared::new(SystemClock);
-    let components = Components {
-        storage: storage.map_store(|inner| Hooked::over(inner, Shared::new(KillAt(point)))),
-        locks: Shared::new(CompactionLock::open(&config.state.db_path, clock.clone()).unwrap()),
-        engine: Shared::new(DuckDbEngine),
-        clock,
-        limits: job_limits(detect(), None, None, settings.max_concurrent_jobs),
-        events: EventSink::ignore(),
-        seed: point as u64,
-    };
-    let manager = CompactionManager::new(components, settings);
+    let manager = manager(config, Shared::new(KillAt(point)));
     block_on(manager.run_compaction_cycle(Scope::default(), CancellationToken::new())).unwrap();
 }
 

@@ -9,5 +9,8 @@ mod concurrent;
 mod config;
 mod crash;
 mod environment;
+mod faults;
+mod readme;
 mod shapes;
 mod support;
+mod traps;

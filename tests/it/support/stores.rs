@@ -5,6 +5,15 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use arc::clock::SystemClock;
+use arc::compaction::events::EventSink;
+use arc::compaction::settings::Isolation;
+use arc::compaction::{CompactionManager, CompactionSettings, Components};
+use arc::config::{Config, Input};
+use arc::lock::CompactionLock;
+use arc::merge::DuckDbEngine;
+use arc::merge::resources::{detect, job_limits};
+use arc::storage::Storage;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::StreamExt;
@@ -19,8 +28,30 @@ use object_store::{
 pub trait Hook: Send + Sync + fmt::Debug + 'static {
     /// Called before effect `number` (from 0) is carried out. An error replaces it.
     fn before(&self, number: usize, effect: &str, path: &Path) -> Result<()>;
+    /// Called before a LIST. An error replaces it.
+    fn listing(&self, _prefix: Option<&Path>) -> Result<()> {
+        Ok(())
+    }
     /// Called after it was carried out, well or badly. An error replaces its answer.
     fn after(&self, number: usize, effect: &str, path: &Path) -> Result<()>;
+}
+
+/// The real manager of a configuration, merging in this process, over a store with a hook.
+pub fn manager(config: &std::path::Path, hook: Arc<dyn Hook>) -> CompactionManager {
+    let config = Config::load(&Input { file: Some(config.to_owned()), ..Input::default() }).unwrap();
+    let storage = Storage::local(&config.storage.local.base_path).unwrap();
+    let settings = CompactionSettings { isolation: Isolation::InProcess, ..config.compaction };
+    let clock = Arc::new(SystemClock);
+    let components = Components {
+        storage: storage.map_store(|inner| Hooked::over(inner, hook)),
+        locks: Arc::new(CompactionLock::open(&config.state.db_path, clock.clone()).unwrap()),
+        engine: Arc::new(DuckDbEngine),
+        clock,
+        limits: job_limits(detect(), None, None, settings.max_concurrent_jobs),
+        events: EventSink::ignore(),
+        seed: 7,
+    };
+    CompactionManager::new(components, settings)
 }
 
 /// A store whose writes and deletions go through a hook, one by one, numbered.
@@ -86,7 +117,10 @@ impl ObjectStore for Hooked {
     }
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
-        self.inner.list(prefix)
+        match self.hook.listing(prefix) {
+            Ok(()) => self.inner.list(prefix),
+            Err(error) => futures::stream::iter([Err(error)]).boxed(),
+        }
     }
 
     async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {

@@ -1,0 +1,213 @@
+//! Storage that fails, lies or loses answers: no input goes without proof, and an unknown outcome is found out.
+
+use std::fs;
+use std::path::PathBuf;
+use std::sync::Arc as Shared;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use arc::compaction::{CycleReport, Scope};
+use arc::lock::{Acquired, CompactionLock, LockManager};
+use object_store::path::Path as Key;
+use object_store::{Error, Result};
+
+use crate::support::stores::{Hook, manager};
+use crate::support::{Arc, PARTITION, block_on};
+
+fn cycle(arc: &Arc, hook: impl Hook) -> CycleReport {
+    let manager = manager(&arc.config_file(), Shared::new(hook));
+    block_on(manager.run_compaction_cycle(Scope::default(), Default::default())).unwrap()
+}
+
+fn failure() -> Error {
+    Error::Generic { store: "test", source: "the connection was reset".into() }
+}
+
+fn is_output(path: &Key) -> bool {
+    path.as_ref().starts_with(PARTITION) && path.as_ref().ends_with("_compacted.parquet")
+}
+
+fn is_record(path: &Key) -> bool {
+    path.as_ref().starts_with(PARTITION) && path.as_ref().ends_with(".json")
+}
+
+/// Changes one byte of every output right after it was published.
+#[derive(Debug)]
+struct Corrupts(PathBuf);
+
+impl Hook for Corrupts {
+    fn before(&self, _: usize, _: &str, _: &Key) -> Result<()> {
+        Ok(())
+    }
+
+    fn after(&self, _: usize, effect: &str, path: &Key) -> Result<()> {
+        if effect == "copy" && is_output(path) {
+            let file = self.0.join(path.as_ref());
+            let mut bytes = fs::read(&file).unwrap();
+            bytes[10] ^= 1;
+            fs::write(file, bytes).unwrap();
+        }
+        Ok(())
+    }
+}
+
+/// T1, T6, T62, T64, T67, I2.
+#[test]
+fn an_output_that_reads_back_differently_keeps_every_input() {
+    let arc = Arc::new();
+    arc.write_telemetry(PARTITION, 4, 500);
+    let (rows, files) = (arc.rows(PARTITION), arc.live(PARTITION));
+    let report = cycle(&arc, Corrupts(arc.data()));
+    assert_eq!((report.jobs_completed, report.jobs_failed), (0, 1), "{report:#?}");
+    let job = &report.jobs[0];
+    assert_eq!(job.step, "read_back");
+    assert!(job.error.as_ref().unwrap().contains("reads back as"), "{job:#?}");
+    assert_eq!((job.files_compacted, job.files_written, job.rows, job.bytes_after), (0, 0, 0, 0), "nothing was done");
+    assert_eq!((report.files_compacted, report.rows), (0, 0));
+    assert_eq!(arc.live(PARTITION), files);
+    assert_eq!(arc.rows(PARTITION), rows);
+    arc.assert_nothing_left_over(PARTITION);
+    arc.compact_well();
+    assert_eq!(arc.rows(PARTITION), rows);
+}
+
+/// Carries every commit out and answers the first with an error.
+#[derive(Debug, Default)]
+struct LosesTheAnswer(AtomicUsize);
+
+impl Hook for LosesTheAnswer {
+    fn before(&self, _: usize, _: &str, _: &Key) -> Result<()> {
+        Ok(())
+    }
+
+    fn after(&self, _: usize, _: &str, path: &Key) -> Result<()> {
+        if is_record(path) && self.0.fetch_add(1, Ordering::SeqCst) == 0 { Err(failure()) } else { Ok(()) }
+    }
+}
+
+/// T19, T20: the record is there, so the job has won, whatever was answered.
+#[test]
+fn a_lost_answer_to_the_commit_is_found_out_and_the_job_has_won() {
+    let arc = Arc::new();
+    arc.write_telemetry(PARTITION, 4, 500);
+    let rows = arc.rows(PARTITION);
+    let report = cycle(&arc, LosesTheAnswer::default());
+    assert_eq!((report.jobs_completed, report.jobs_failed), (1, 0), "{report:#?}");
+    assert_eq!(arc.rows(PARTITION), rows);
+    assert_eq!(arc.live(PARTITION).len(), 1);
+    arc.assert_nothing_left_over(PARTITION);
+}
+
+/// Refuses effects on what `matches`, always.
+#[derive(Debug)]
+struct Refuses(fn(&str, &Key) -> bool);
+
+impl Hook for Refuses {
+    fn before(&self, _: usize, effect: &str, path: &Key) -> Result<()> {
+        if (self.0)(effect, path) { Err(failure()) } else { Ok(()) }
+    }
+
+    fn after(&self, _: usize, _: &str, _: &Key) -> Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_commit_that_never_answers_deletes_nothing_and_the_next_cycle_starts_anew() {
+    let arc = Arc::new();
+    arc.write_telemetry(PARTITION, 4, 500);
+    let rows = arc.rows(PARTITION);
+    let report = cycle(&arc, Refuses(|_, path| is_record(path)));
+    assert_eq!(report.jobs_failed, 1, "{report:#?}");
+    assert!(report.jobs[0].error.as_ref().unwrap().contains("unknown whether the record was created"), "{report:#?}");
+    assert_eq!(arc.rows(PARTITION), rows);
+    assert_eq!(arc.live(PARTITION).len(), 4, "the inputs still count");
+    assert_eq!(arc.compact_well()["jobs_completed"], 1);
+    assert_eq!(arc.rows(PARTITION), rows);
+    arc.assert_nothing_left_over(PARTITION);
+}
+
+/// Deletions that fail change nothing about what counts; a later cycle makes up for them.
+#[test]
+fn deletions_that_fail_are_made_up_for_by_the_next_cycle() {
+    let arc = Arc::new();
+    arc.write_telemetry(PARTITION, 4, 500);
+    let rows = arc.rows(PARTITION);
+    let report = cycle(&arc, Refuses(|effect, path| effect == "delete" && path.as_ref().starts_with(PARTITION)));
+    assert_eq!(report.jobs_completed, 1, "it has happened: {report:#?}");
+    assert_eq!(arc.rows(PARTITION), rows, "retired files do not count");
+    assert!(arc.folder(PARTITION).join("cpu_0000.parquet").exists());
+    let again = arc.compact_well();
+    assert_eq!(again["partitions_tidied"], 1);
+    assert_eq!(arc.rows(PARTITION), rows);
+    arc.assert_nothing_left_over(PARTITION);
+}
+
+/// Lists of the partition fail.
+#[derive(Debug)]
+struct CannotList;
+
+impl Hook for CannotList {
+    fn before(&self, _: usize, _: &str, _: &Key) -> Result<()> {
+        Ok(())
+    }
+
+    fn after(&self, _: usize, _: &str, _: &Key) -> Result<()> {
+        Ok(())
+    }
+
+    fn listing(&self, _: Option<&Key>) -> Result<()> {
+        Err(failure())
+    }
+}
+
+/// T24, I12.
+#[test]
+fn a_listing_error_stops_the_partition_and_is_reported() {
+    let arc = Arc::new();
+    arc.write_telemetry(PARTITION, 4, 500);
+    let state = arc.storage_state();
+    let report = cycle(&arc, CannotList);
+    assert_eq!(report.jobs_completed, 0);
+    assert!(report.problems.iter().any(|p| p.error.contains("the connection was reset")), "{report:#?}");
+    assert!(report.needs_attention());
+    assert_eq!(arc.storage_state(), state);
+}
+
+/// T26: what looks like an open attempt belongs to somebody who holds the lease.
+#[test]
+fn a_live_jobs_attempt_is_left_alone() {
+    let arc = Arc::new();
+    arc.write_telemetry(PARTITION, 4, 500);
+    let folder = arc.folder(PARTITION);
+    fs::copy(folder.join("cpu_0000.parquet"), folder.join("cpu_20251008_14_g1_0123456789ab_compacted.parquet"))
+        .unwrap();
+    let locks = CompactionLock::open(&arc.dir().join("arc.db"), Shared::new(arc::clock::SystemClock)).unwrap();
+    let hour = std::time::Duration::from_hours(1);
+    let held = block_on(locks.acquire_lock(&PARTITION.parse().unwrap(), hour)).unwrap();
+    assert!(matches!(held, Acquired::Yes(_)));
+    let state = arc.storage_state();
+    let report = arc.compact_well();
+    assert_eq!(
+        (&report["jobs_completed"], &report["skipped"][0]["reason"]),
+        (&0.into(), &"locked".into()),
+        "{report:#}"
+    );
+    assert_eq!(arc.storage_state(), state);
+}
+
+/// V2, fail closed: the only copy may be in the file that nobody can place.
+#[test]
+fn a_compacted_file_that_nobody_can_place_is_kept_and_reported() {
+    let arc = Arc::new();
+    arc.write_telemetry(PARTITION, 4, 500);
+    let folder = arc.folder(PARTITION);
+    for generation in [1, 5] {
+        let stray = folder.join(format!("cpu_20251008_14_g{generation}_0123456789ab_compacted.parquet"));
+        fs::copy(folder.join("cpu_0000.parquet"), &stray).unwrap();
+        let state = arc.storage_state();
+        let run = arc.compact();
+        assert_eq!(run.code, 1, "{run:#?}");
+        assert_eq!(arc.storage_state(), state, "generation {generation}");
+        fs::remove_file(stray).unwrap();
+    }
+}
