@@ -333,7 +333,10 @@ impl Cycle {
     fn add(&mut self, partition: &PartitionId, result: Result<AttemptReport, JobError>) {
         let report = &mut self.report;
         match result {
-            Ok(AttemptReport { attempt, settled }) => {
+            Ok(AttemptReport { attempt, settled, untidied }) => {
+                if let Some(error) = untidied.filter(|e| e.disposition() != Disposition::Yield) {
+                    report.problems.push(Problem { place: partition.to_string(), error: error.to_string() });
+                }
                 if settled.anything() {
                     report.partitions_tidied += 1;
                 }
