@@ -24,7 +24,7 @@ use super::error::{Disposition, JobError};
 use super::events::{Event, EventSink, Step};
 use super::footer::{self, FooterError};
 use super::lease_guard::LeaseGuard;
-use super::observe::View;
+use super::observe::{View, read_head};
 use super::plan::{Decision, Plan, SkipReason};
 use super::policy;
 use super::record::Author;
@@ -37,7 +37,7 @@ use crate::lock::{Acquired, LockManager};
 use crate::merge::{
     MergeEngine, MergeError, MergeInput, MergeLimits, MergeOutcome, MergeRequest, MergedFile, ProgressSink, SetAside,
 };
-use crate::partition::{CompactedName, DataFile, FileKind, PartitionId};
+use crate::partition::{CompactedName, DataFile, FileKind, Listing, PartitionId, RecordEntry};
 use crate::storage::{OwnedDir, Storage};
 
 /// The logger of everything that a job does.
@@ -224,19 +224,24 @@ impl Job<'_> {
         let inputs = self.fetch(plan, dir).await?;
 
         facts.step = self.begin(Step::Merge)?;
-        let outcome = self.merge(plan, settings, inputs, dir).await?;
+        let outcome = match self.merge(plan, settings, inputs, dir).await {
+            Err(JobError::Merge(MergeError::NothingToMerge(set_aside))) => {
+                return Err(MergeError::NothingToMerge(self.still_there(set_aside).await?).into());
+            }
+            merged => merged?,
+        };
         let consumed = consumed_inputs(plan, &outcome)?;
         if !worth_publishing(self.partition, &consumed) {
-            return Err(MergeError::NothingToMerge(outcome.set_aside).into());
+            return Err(MergeError::NothingToMerge(self.still_there(outcome.set_aside).await?).into());
         }
-        facts.set_aside.clone_from(&outcome.set_aside);
+        facts.set_aside = self.still_there(outcome.set_aside.clone()).await?;
         facts.peak_memory_bytes = outcome.peak_memory_bytes;
 
         facts.step = self.begin(Step::Publish)?;
         // Checked again after publishing, which is the check that counts. But once the outputs are there, an input that
         // somebody deleted meanwhile (a retention process, say) makes the attempt one that only a person may close (V2).
         // A merge takes long, publishing does not.
-        self.recheck(&consumed).await?;
+        self.recheck(view, &consumed).await?;
         let files: Vec<(PathBuf, String)> = outcome.outputs.iter().map(|f| (f.path.clone(), f.name.clone())).collect();
         let write = |source| JobError::Write { step: "publish", source };
         let publication = storage.prepare(self.partition, &self.id.job_id, &files).await.map_err(write)?;
@@ -248,7 +253,7 @@ impl Job<'_> {
 
         facts.step = self.begin(Step::ReadBack)?;
         self.read_back(&outcome.outputs).await?;
-        self.recheck(&consumed).await?;
+        self.recheck(view, &consumed).await?;
 
         facts.step = self.begin(Step::Commit)?;
         let record = view.head.commit(self.author(), &view.listing, &consumed, &outcome);
@@ -401,18 +406,33 @@ impl Job<'_> {
         }
     }
 
-    /// The inputs are still what was merged: same size, same ETag.
-    async fn recheck(&self, consumed: &[DataFile]) -> Result<(), JobError> {
-        let listing = self
-            .env
-            .storage
-            .list_partition(self.partition)
-            .await
-            .map_err(|source| JobError::Storage { step: "re-check inputs", source })?;
+    async fn list_again(&self) -> Result<Listing, JobError> {
+        let listing = self.env.storage.list_partition(self.partition).await;
+        listing.map_err(|source| JobError::Storage { step: "re-check inputs", source })
+    }
+
+    /// What was set aside, without the files that cannot be read because they were deleted: those are not damaged.
+    async fn still_there(&self, mut set_aside: Vec<SetAside>) -> Result<Vec<SetAside>, JobError> {
+        if set_aside.iter().any(|s| s.reason.is_damage()) {
+            let listing = self.list_again().await?;
+            set_aside
+                .retain(|s| !s.reason.is_damage() || listing.data.binary_search_by(|f| f.name.cmp(&s.name)).is_ok());
+        }
+        Ok(set_aside)
+    }
+
+    /// The inputs are still what was merged: same size, same ETag. If not, a newer record may say why.
+    async fn recheck(&self, view: &View, consumed: &[DataFile]) -> Result<(), JobError> {
+        let listing = self.list_again().await?;
         for input in consumed {
             let now = listing.data.binary_search_by(|f| f.name.cmp(&input.name)).ok().map(|i| &listing.data[i]);
             let same = now.is_some_and(|now| now.size_bytes == input.size_bytes && now.etag == input.etag);
             if !same {
+                let head = read_head(&self.env.storage, self.partition).await?;
+                if let Some(newer) = head.record().filter(|r| r.generation > view.head.generation()) {
+                    let record = RecordEntry::file_name(newer.generation);
+                    return Err(JobError::Overtaken { record, by: newer.job_id.clone() });
+                }
                 let state = if now.is_some() { "changed" } else { "vanished" };
                 return Err(JobError::Doubt {
                     what: format!("input {} {state} while it was being merged", input.name),

@@ -248,23 +248,76 @@ fn a_listing_torn_by_another_workers_commit_is_looked_at_again() {
     arc.assert_nothing_left_over(PARTITION);
 }
 
-/// DuckDB, and somebody who deletes an input after it was merged.
-#[derive(Debug)]
-struct WhileMerging {
-    delete: PathBuf,
+/// DuckDB, and what others do right before and right after it merges.
+struct Around<B, A> {
+    before: B,
+    after: A,
+}
+
+impl<B, A> fmt::Debug for Around<B, A> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Around")
+    }
 }
 
 #[async_trait]
-impl MergeEngine for WhileMerging {
+impl<B: Fn() + Send + Sync, A: Fn() + Send + Sync> MergeEngine for Around<B, A> {
     async fn merge(
         &self,
         request: MergeRequest,
         progress: ProgressSink,
         cancel: CancellationToken,
     ) -> std::result::Result<MergeOutcome, MergeError> {
+        (self.before)();
         let outcome = DuckDbEngine.merge(request, progress, cancel).await;
-        fs::remove_file(&self.delete).unwrap();
+        (self.after)();
         outcome
+    }
+}
+
+/// "Damaged" would send a person to look for a file that is not there.
+#[test]
+fn an_input_deleted_before_it_was_read_is_not_called_damaged() {
+    let arc = Arc::new();
+    arc.write_telemetry(PARTITION, 4, 100);
+    let delete = arc.folder(PARTITION).join("cpu_0001.parquet");
+    let engine = Around { before: move || fs::remove_file(&delete).unwrap(), after: || {} };
+
+    let report = cycle(&arc, "first", arc.storage(), Shared::new(engine));
+
+    assert_eq!(report.jobs_completed, 1, "{report:#?}");
+    assert!(!report.needs_attention(), "{report:#?}");
+    assert_eq!(arc.rows(PARTITION).len(), 300);
+    arc.assert_nothing_left_over(PARTITION);
+}
+
+/// I7: who finds its inputs gone because another worker's record retired them has lost a race, and nothing else.
+#[test]
+fn a_worker_whose_inputs_were_compacted_meanwhile_has_not_failed() {
+    for before_reading in [true, false] {
+        let arc = Shared::new(Arc::new());
+        arc.write_telemetry(PARTITION, 3, 100);
+        let before = arc.rows(PARTITION);
+        let (early, late) = (Shared::new(Rival::compacts(&arc)), Shared::new(Rival::compacts(&arc)));
+        let engine = Around {
+            before: move || {
+                if before_reading {
+                    early.once()
+                }
+            },
+            after: move || {
+                if !before_reading {
+                    late.once()
+                }
+            },
+        };
+
+        let report = cycle(&arc, "slow", arc.storage(), Shared::new(engine));
+
+        assert_eq!((report.jobs_completed, report.jobs_failed, report.jobs_skipped), (0, 0, 1), "{report:#?}");
+        assert!(!report.needs_attention(), "{report:#?}");
+        assert_eq!(arc.rows(PARTITION), before);
+        arc.assert_nothing_left_over(PARTITION);
     }
 }
 
@@ -275,8 +328,9 @@ fn an_input_deleted_during_the_merge_fails_that_job_and_not_the_partition() {
     let arc = Arc::new();
     arc.write_telemetry(PARTITION, 4, 100);
     let delete = arc.folder(PARTITION).join("cpu_0001.parquet");
+    let engine = Around { before: || {}, after: move || fs::remove_file(&delete).unwrap() };
 
-    let report = cycle(&arc, "first", arc.storage(), Shared::new(WhileMerging { delete }));
+    let report = cycle(&arc, "first", arc.storage(), Shared::new(engine));
 
     assert_eq!(report.jobs_failed, 1, "{report:#?}");
     assert!(report.jobs[0].error.as_deref().unwrap().contains("cpu_0001.parquet vanished"), "{report:#?}");
