@@ -93,7 +93,7 @@ pub fn print(report: &CycleReport, out: &mut impl Write) -> io::Result<()> {
                 writeln!(out, "{partition}: FAILED in {}: {}", job.step, job.error.as_deref().unwrap_or("?"))?
             }
             JobStatus::Cancelled => {
-                writeln!(out, "{partition}: stopped, nothing was changed: {}", job.error.as_deref().unwrap_or("?"))?
+                writeln!(out, "{partition}: stopped, nothing was changed: {}", job.error.as_deref().unwrap_or("?"))?;
             }
         }
         for left_out in &job.inputs_set_aside {

@@ -84,7 +84,7 @@ mod tests {
             last_modified: chrono::DateTime::UNIX_EPOCH,
             kind: FileKind::Raw,
         };
-        let partition: crate::partition::PartitionId = path.parse().unwrap();
+        let partition: PartitionId = path.parse().unwrap();
         let plan = Plan {
             partition: partition.clone(),
             generation: Generation(1),
