@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Mutex;
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
 
 /// Tells the time. Everything that decides by time takes it from here, so that a test can say what time it is.
 pub trait Clock: Send + Sync + fmt::Debug {
@@ -18,7 +18,8 @@ pub struct SystemClock;
 impl Clock for SystemClock {
     #[allow(clippy::disallowed_methods, reason = "the one home of the wall clock")]
     fn now(&self) -> DateTime<Utc> {
-        Utc::now()
+        // Times that are shown have whole milliseconds.
+        Utc::now().trunc_subsecs(3)
     }
 }
 
@@ -41,5 +42,15 @@ impl ManualClock {
 impl Clock for ManualClock {
     fn now(&self) -> DateTime<Utc> {
         *self.0.lock().expect("no holder of this lock panics")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_machines_time_has_whole_milliseconds() {
+        assert_eq!(SystemClock.now().timestamp_subsec_nanos() % 1_000_000, 0);
     }
 }

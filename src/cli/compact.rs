@@ -92,7 +92,9 @@ pub fn print(report: &CycleReport, out: &mut impl Write) -> io::Result<()> {
             JobStatus::Failed => {
                 writeln!(out, "{partition}: FAILED in {}: {}", job.step, job.error.as_deref().unwrap_or("?"))?;
             }
-            JobStatus::Cancelled => writeln!(out, "{partition}: cancelled, nothing was changed")?,
+            JobStatus::Cancelled => {
+                writeln!(out, "{partition}: stopped, nothing was changed: {}", job.error.as_deref().unwrap_or("?"))?;
+            }
         }
         for left_out in &job.inputs_set_aside {
             writeln!(out, "  left out {}: {}", left_out.name, left_out.reason)?;

@@ -12,7 +12,7 @@ use super::error::JobError;
 use super::job::LOG;
 use super::record::Record;
 use crate::partition::{PartitionId, RecordEntry};
-use crate::storage::{Created, Storage, StorageError, WriteError};
+use crate::storage::{Created, MAX_RECORD_BYTES, Storage, StorageError, WriteError};
 
 /// A create without an answer is repeated this often, with doubling pauses from [`FIRST_PAUSE`]: about a second and a half. Stores repeat requests themselves before that.
 const MAX_TRIES: u32 = 6;
@@ -26,6 +26,11 @@ const FIRST_PAUSE: Duration = Duration::from_millis(50);
 /// than by a tidy from a freshly read head.
 pub async fn create(storage: &Storage, partition: &PartitionId, record: &Record) -> Result<(), JobError> {
     let bytes: bytes::Bytes = record.to_bytes().into();
+    // A record that nobody can read would close the partition for ever, and its rows with it.
+    if bytes.len() as u64 > MAX_RECORD_BYTES {
+        let what = format!("the record would have {} bytes, and {MAX_RECORD_BYTES} can be read", bytes.len());
+        return Err(JobError::Doubt { what });
+    }
     let mut pause = FIRST_PAUSE;
     let mut tries = 0;
     loop {

@@ -9,6 +9,7 @@
 //! settle removes. After the commit nothing can fail any more that matters: tidying is anybody's, any time. That is why a
 //! job that has committed reports success even if its tidy fails, and a job that has not never deletes an input.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
@@ -19,11 +20,11 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use super::commit;
-use super::error::JobError;
+use super::error::{Disposition, JobError};
 use super::events::{Event, EventSink, Step};
 use super::footer::{self, FooterError};
 use super::lease_guard::LeaseGuard;
-use super::observe::View;
+use super::observe::{View, read_head};
 use super::plan::{Decision, Plan, SkipReason};
 use super::policy;
 use super::record::Author;
@@ -36,7 +37,7 @@ use crate::lock::{Acquired, LockManager};
 use crate::merge::{
     MergeEngine, MergeError, MergeInput, MergeLimits, MergeOutcome, MergeRequest, MergedFile, ProgressSink, SetAside,
 };
-use crate::partition::{CompactedName, DataFile, PartitionId};
+use crate::partition::{CompactedName, DataFile, FileKind, Listing, PartitionId, RecordEntry};
 use crate::storage::{OwnedDir, Storage};
 
 /// The logger of everything that a job does.
@@ -76,6 +77,9 @@ pub enum Attempt {
 pub struct AttemptReport {
     pub attempt: Attempt,
     pub settled: Settled,
+    /// Why the inputs of a job that has committed are not deleted yet. They do not count any more, and the next cycle
+    /// tries again, but somebody may wait for the space or read the folder with a glob.
+    pub untidied: Option<JobError>,
 }
 
 /// The identity of an attempt.
@@ -111,7 +115,11 @@ pub async fn attempt(
             info!(target: LOG, partition = %partition, holder = %holder.worker_id, until = %holder.expires_at,
                 "partition already locked");
             let reason = SkipReason::Locked { worker_id: holder.worker_id.to_string(), until: holder.expires_at };
-            return Ok(AttemptReport { attempt: Attempt::Skipped(reason), settled: Settled::default() });
+            return Ok(AttemptReport {
+                attempt: Attempt::Skipped(reason),
+                settled: Settled::default(),
+                untidied: None,
+            });
         }
     };
     // A lost lease stops the job like a cancellation, and is told apart by the guard.
@@ -159,7 +167,7 @@ impl Job<'_> {
     async fn run(&self) -> Result<AttemptReport, JobError> {
         let (view, settled) = settle(self.env, self.partition, || self.author()).await?;
         let settings = self.env.settings.for_partition(self.partition);
-        let skipped = |reason| Ok(AttemptReport { attempt: Attempt::Skipped(reason), settled });
+        let skipped = |reason| Ok(AttemptReport { attempt: Attempt::Skipped(reason), settled, untidied: None });
         let plan = match policy::decide(self.partition, &view, &settings.policy, self.env.clock.now()) {
             Decision::Compact(plan) => plan,
             Decision::Skip(reason) => return skipped(reason),
@@ -196,11 +204,9 @@ impl Job<'_> {
             return skipped(SkipReason::NothingToMerge { set_aside });
         }
         // Won, lost or unknown: forget everything, and tidy from what storage says now.
-        if !self.guard.is_lost() {
-            self.tidy_after(&mut facts, result.is_ok()).await;
-        }
+        let untidied = if self.guard.is_lost() { None } else { self.tidy_after(&mut facts, result.is_ok()).await };
         let report = self.report(&plan, facts, result);
-        Ok(AttemptReport { attempt: Attempt::Ran(Box::new(report)), settled })
+        Ok(AttemptReport { attempt: Attempt::Ran(Box::new(report)), settled, untidied })
     }
 
     /// Fetch to commit. An error means that the job's record does not exist, or that nobody knows.
@@ -218,12 +224,24 @@ impl Job<'_> {
         let inputs = self.fetch(plan, dir).await?;
 
         facts.step = self.begin(Step::Merge)?;
-        let outcome = self.merge(plan, settings, inputs, dir).await?;
+        let outcome = match self.merge(plan, settings, inputs, dir).await {
+            Err(JobError::Merge(MergeError::NothingToMerge(set_aside))) => {
+                return Err(MergeError::NothingToMerge(self.still_there(set_aside).await?).into());
+            }
+            merged => merged?,
+        };
         let consumed = consumed_inputs(plan, &outcome)?;
-        facts.set_aside.clone_from(&outcome.set_aside);
+        if !worth_publishing(self.partition, &consumed) {
+            return Err(MergeError::NothingToMerge(self.still_there(outcome.set_aside).await?).into());
+        }
+        facts.set_aside = self.still_there(outcome.set_aside.clone()).await?;
         facts.peak_memory_bytes = outcome.peak_memory_bytes;
 
         facts.step = self.begin(Step::Publish)?;
+        // Checked again after publishing, which is the check that counts. But once the outputs are there, an input that
+        // somebody deleted meanwhile (a retention process, say) makes the attempt one that only a person may close (V2).
+        // A merge takes long, publishing does not.
+        self.recheck(view, &consumed).await?;
         let files: Vec<(PathBuf, String)> = outcome.outputs.iter().map(|f| (f.path.clone(), f.name.clone())).collect();
         let write = |source| JobError::Write { step: "publish", source };
         let publication = storage.prepare(self.partition, &self.id.job_id, &files).await.map_err(write)?;
@@ -235,7 +253,7 @@ impl Job<'_> {
 
         facts.step = self.begin(Step::ReadBack)?;
         self.read_back(&outcome.outputs).await?;
-        self.recheck(&consumed).await?;
+        self.recheck(view, &consumed).await?;
 
         facts.step = self.begin(Step::Commit)?;
         let record = view.head.commit(self.author(), &view.listing, &consumed, &outcome);
@@ -387,18 +405,33 @@ impl Job<'_> {
         }
     }
 
-    /// The inputs are still what was merged: same size, same ETag.
-    async fn recheck(&self, consumed: &[DataFile]) -> Result<(), JobError> {
-        let listing = self
-            .env
-            .storage
-            .list_partition(self.partition)
-            .await
-            .map_err(|source| JobError::Storage { step: "re-check inputs", source })?;
+    async fn list_again(&self) -> Result<Listing, JobError> {
+        let listing = self.env.storage.list_partition(self.partition).await;
+        listing.map_err(|source| JobError::Storage { step: "re-check inputs", source })
+    }
+
+    /// What was set aside, without the files that cannot be read because they were deleted: those are not damaged.
+    async fn still_there(&self, mut set_aside: Vec<SetAside>) -> Result<Vec<SetAside>, JobError> {
+        if set_aside.iter().any(|s| s.reason.is_damage()) {
+            let listing = self.list_again().await?;
+            set_aside
+                .retain(|s| !s.reason.is_damage() || listing.data.binary_search_by(|f| f.name.cmp(&s.name)).is_ok());
+        }
+        Ok(set_aside)
+    }
+
+    /// The inputs are still what was merged: same size, same ETag. If not, a newer record may say why.
+    async fn recheck(&self, view: &View, consumed: &[DataFile]) -> Result<(), JobError> {
+        let listing = self.list_again().await?;
         for input in consumed {
             let now = listing.data.binary_search_by(|f| f.name.cmp(&input.name)).ok().map(|i| &listing.data[i]);
             let same = now.is_some_and(|now| now.size_bytes == input.size_bytes && now.etag == input.etag);
             if !same {
+                let head = read_head(&self.env.storage, self.partition).await?;
+                if let Some(newer) = head.record().filter(|r| r.generation > view.head.generation()) {
+                    let record = RecordEntry::file_name(newer.generation);
+                    return Err(JobError::Overtaken { record, by: newer.job_id.clone() });
+                }
                 let state = if now.is_some() { "changed" } else { "vanished" };
                 return Err(JobError::Doubt {
                     what: format!("input {} {state} while it was being merged", input.name),
@@ -408,16 +441,17 @@ impl Job<'_> {
         Ok(())
     }
 
-    /// Clears away what the head says is over, or what this attempt leaves. Never changes how the job ended.
-    async fn tidy_after(&self, facts: &mut Facts, committed: bool) {
+    /// Clears away what the head says is over, or what this attempt leaves. Never changes how the job ended; gives the
+    /// error that keeps a committed job's inputs.
+    async fn tidy_after(&self, facts: &mut Facts, committed: bool) -> Option<JobError> {
         if committed {
             facts.step = Step::Tidy;
             self.env.events.send(Event::JobStep { job_id: self.id.job_id.clone(), step: Step::Tidy });
         }
-        if let Err(error) = settle(self.env, self.partition, || self.author()).await {
-            warn!(target: LOG, job_id = self.id.job_id, partition = %self.partition, %error,
-                "Tidying is left to the next cycle");
-        }
+        let error = settle(self.env, self.partition, || self.author()).await.err()?;
+        warn!(target: LOG, job_id = self.id.job_id, partition = %self.partition, %error,
+            "Tidying is left to the next cycle");
+        committed.then_some(error)
     }
 
     fn say_started(&self, plan: &Plan) {
@@ -480,9 +514,9 @@ impl Job<'_> {
 }
 
 fn status_of(error: &JobError) -> JobStatus {
-    match error {
-        JobError::Cancelled { .. } | JobError::Merge(MergeError::Cancelled) => JobStatus::Cancelled,
-        _ => JobStatus::Failed,
+    match error.disposition() {
+        Disposition::Yield => JobStatus::Cancelled,
+        Disposition::Retry | Disposition::UntilChanged | Disposition::Operator => JobStatus::Failed,
     }
 }
 
@@ -534,6 +568,13 @@ fn consumed_inputs(plan: &Plan, outcome: &MergeOutcome) -> Result<Vec<DataFile>,
     }
 }
 
+/// I6: whether these inputs are worth a new file. When every raw input was set aside, a compacted file that was to be merged
+/// with them would be written anew, by itself, in every cycle.
+fn worth_publishing(partition: &PartitionId, consumed: &[DataFile]) -> bool {
+    let attempts: BTreeSet<String> = consumed.iter().map(|f| policy::attempt_of(partition, f)).collect();
+    attempts.len() > 1 || consumed.iter().any(|f| f.kind == FileKind::Raw)
+}
+
 /// T34: whether no readable input has the columns to sort by, found out from footers before any work is done. Usually
 /// one small read: the first file that has them ends the search.
 pub async fn missing_sort_column(
@@ -559,4 +600,20 @@ pub async fn missing_sort_column(
 #[allow(clippy::cast_precision_loss, reason = "for people")]
 fn megabytes(bytes: u64) -> f64 {
     bytes as f64 / (1024.0 * 1024.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::compaction::testing::{file, ours, partition, raw};
+
+    /// I6: several parts of one attempt are as good as one file; files of several attempts become fewer.
+    #[test]
+    fn only_a_merge_that_takes_in_raw_files_or_joins_attempts_is_published() {
+        let part = |n| file(&ours(1, 'a').replace("_compacted", &format!("_{n}_compacted")));
+        assert!(!worth_publishing(&partition(), &[part(1), part(2)]));
+        assert!(!worth_publishing(&partition(), &[]));
+        assert!(worth_publishing(&partition(), &[part(1), file(&ours(2, 'b'))]));
+        assert!(worth_publishing(&partition(), &[part(1), raw(1).remove(0)]));
+    }
 }

@@ -188,7 +188,7 @@ impl CompactionManager {
             match finding {
                 Finding::Candidate(candidate) => {
                     cycle.report.partitions_scanned += 1;
-                    queue.push(candidate);
+                    queue.push(&candidate);
                 }
                 Finding::Skipped(_) => cycle.report.partitions_scanned += 1,
                 Finding::Problem(problem) => {
@@ -203,15 +203,15 @@ impl CompactionManager {
         queue
     }
 
-    async fn work_through(&self, mut queue: VecDeque<Candidate>, cycle: &mut Cycle, cancel: &CancellationToken) {
+    async fn work_through(&self, mut queue: VecDeque<PartitionId>, cycle: &mut Cycle, cancel: &CancellationToken) {
         let at_once = self.env.settings.max_concurrent_jobs.get();
         let mut running: JoinSet<Result<AttemptReport, JobError>> = JoinSet::new();
         let mut partitions: HashMap<Id, PartitionId> = HashMap::new();
         loop {
             while running.len() < at_once && !cancel.is_cancelled() && !cycle.out_of_time(&self.env.settings) {
-                let Some(candidate) = queue.pop_front() else { break };
-                let task = running.spawn(self.task(candidate.partition.clone(), cancel));
-                partitions.insert(task.id(), candidate.partition);
+                let Some(partition) = queue.pop_front() else { break };
+                let task = running.spawn(self.task(partition.clone(), cancel));
+                partitions.insert(task.id(), partition);
             }
             let Some(ended) = running.join_next_with_id().await else { break };
             let (id, result) = match ended {
@@ -333,7 +333,10 @@ impl Cycle {
     fn add(&mut self, partition: &PartitionId, result: Result<AttemptReport, JobError>) {
         let report = &mut self.report;
         match result {
-            Ok(AttemptReport { attempt, settled }) => {
+            Ok(AttemptReport { attempt, settled, untidied }) => {
+                if let Some(error) = untidied.filter(|e| e.disposition() != Disposition::Yield) {
+                    report.problems.push(Problem { place: partition.to_string(), error: error.to_string() });
+                }
                 if settled.anything() {
                     report.partitions_tidied += 1;
                 }

@@ -21,6 +21,10 @@ use super::plan::{Decision, Plan, SkipReason, Trigger};
 use super::settings::PolicySettings;
 use crate::partition::{CompactedName, DataFile, FileKind, PartitionId};
 
+/// Raw files that one job takes. A record names its inputs and must stay readable (`storage::MAX_RECORD_BYTES`) even with
+/// names of 255 bytes; and a job's memory must not grow with the partition. More are taken in jobs of equal size.
+pub const MAX_RAW_INPUTS: usize = 100_000;
+
 /// Decides for one partition at one moment.
 #[must_use]
 pub fn decide(partition: &PartitionId, view: &View, settings: &PolicySettings, now: DateTime<Utc>) -> Decision {
@@ -85,7 +89,9 @@ impl<'a> Files<'a> {
             });
         };
         let joining = if too_many_side_files { &self.small[..] } else { self.worth_joining(settings) };
-        let inputs: Vec<DataFile> = self.raw.iter().chain(joining).map(|f| (*f).clone()).collect();
+        // Equal parts, so that no remainder is left that is too small to be worth a job.
+        let take = self.raw.len().div_ceil(self.raw.len().div_ceil(MAX_RAW_INPUTS).max(1));
+        let inputs: Vec<DataFile> = self.raw[..take].iter().chain(joining).map(|f| (*f).clone()).collect();
         if inputs.len() < 2 { Err(self.nothing_to_gain()) } else { Ok((trigger, inputs)) }
     }
 
@@ -114,7 +120,7 @@ impl<'a> Files<'a> {
 }
 
 /// What tells apart the attempts that wrote compacted files. Files that others compacted stand for themselves.
-fn attempt_of(partition: &PartitionId, file: &DataFile) -> String {
+pub(super) fn attempt_of(partition: &PartitionId, file: &DataFile) -> String {
     CompactedName::parse(partition, &file.name).map_or_else(|| file.name.clone(), |ours| ours.unique)
 }
 

@@ -270,7 +270,9 @@ impl Head {
 
     /// A record of the next generation that changes nothing.
     fn next(&self, kind: RecordKind, author: Author, listing: &Listing) -> Record {
-        let listed: HashSet<&str> = listing.data.iter().map(|f| f.name.as_str()).collect();
+        // With another size it is another file, which counts: the retired one is gone for good, and an entry for it beside
+        // one for its successor would name the file twice.
+        let listed: HashSet<(&str, u64)> = listing.data.iter().map(|f| (f.name.as_str(), f.size_bytes)).collect();
         Record {
             format: FORMAT,
             generation: self.generation().next(),
@@ -280,7 +282,12 @@ impl Head {
             lease_token: author.lease_token,
             created_at: author.created_at,
             live: self.live().to_vec(),
-            retired: self.retired().iter().filter(|r| listed.contains(r.name.as_str())).cloned().collect(),
+            retired: self
+                .retired()
+                .iter()
+                .filter(|r| listed.contains(&(r.name.as_str(), r.size_bytes)))
+                .cloned()
+                .collect(),
             inputs: Totals::default(),
             outputs: Totals::default(),
             fingerprint: None,

@@ -9,7 +9,7 @@ use futures::stream::{self, BoxStream, StreamExt};
 use serde::Serialize;
 
 use super::job::{JobEnv, missing_sort_column};
-use super::observe::{ObserveError, View, observe};
+use super::observe::{ObserveError, View, observe, read_head};
 use super::plan::{Decision, Plan, SkipReason};
 use super::policy;
 use super::record::Head;
@@ -229,10 +229,16 @@ async fn look(env: &JobEnv, partition: PartitionId, listing: Listing) -> Finding
             }
         }
     };
-    match next_step(&view, !tidy_plan(env, &view).is_empty()) {
+    let due = tidy_plan(env, &view);
+    match next_step(&view, !due.is_empty()) {
         NextStep::Settled => {}
         NextStep::FailClosed(fault) => {
-            return Finding::Problem(Problem { place: partition.to_string(), error: fault.to_string() });
+            // A listing that was under way while somebody committed can show files without their record.
+            return match read_head(&env.storage, &partition).await {
+                Ok(head) if head != view.head => Finding::Candidate(Candidate { partition, work: Work::Recover }),
+                Ok(_) => Finding::Problem(Problem { place: partition.to_string(), error: fault.to_string() }),
+                Err(error) => Finding::Problem(Problem { place: partition.to_string(), error: error.to_string() }),
+            };
         }
         NextStep::Tidy | NextStep::CloseOpenAttempt { .. } => {
             return Finding::Candidate(Candidate { partition, work: Work::Recover });
@@ -240,6 +246,16 @@ async fn look(env: &JobEnv, partition: PartitionId, listing: Listing) -> Finding
     }
     let settings = env.settings.for_partition(&partition);
     match policy::decide(&partition, &view, &settings.policy, env.clock.now()) {
+        // Nobody else would ever say that there is a file whose rows no reader sees.
+        Decision::Skip(_) if !due.reused.is_empty() => {
+            let files: Vec<&str> = due.reused.iter().map(|f| f.name.as_str()).collect();
+            let error = format!(
+                "{} of the name and size of a consumed file, but another ETag, does not count: if these are new rows, \
+                 write them under another name; if it is a copy of the consumed file, delete it",
+                files.join(", ")
+            );
+            Finding::Problem(Problem { place: partition.to_string(), error })
+        }
         Decision::Skip(reason) => skipped(reason),
         Decision::Compact(plan) => match missing_sort_column(&env.storage, &plan, &settings).await {
             Ok(Some(reason)) => skipped(reason),

@@ -9,9 +9,9 @@ use tracing::{info, warn};
 use super::error::JobError;
 use super::footer::{self, FooterError};
 use super::job::{JobEnv, LOG};
-use super::observe::{ObserveError, View, observe};
+use super::observe::{ObserveError, View, observe, read_head};
 use super::record::Author;
-use super::recovery::{self, Lineage, NextStep};
+use super::recovery::{self, Fault, Lineage, NextStep};
 use super::tidy::{self, TidyPlan};
 use crate::partition::{DataFile, PartitionId};
 use crate::storage::{Created, DeleteTarget, Place, StorageError};
@@ -59,10 +59,9 @@ pub async fn settle(
             NextStep::Settled => return Ok((view, done)),
             NextStep::Tidy => carry_out(env, partition, &due, &mut done).await?,
             NextStep::CloseOpenAttempt { files } => {
-                close(env, partition, &view, &files, author()).await?;
-                done.voided += 1;
+                done.voided += usize::from(close(env, partition, &view, &files, author()).await?);
             }
-            NextStep::FailClosed(fault) => return Err(JobError::FailClosed { partition: partition.clone(), fault }),
+            NextStep::FailClosed(fault) => fail_closed(env, partition, &view, fault).await?,
         }
     }
     Err(ObserveError::Unsettled { partition: partition.clone() }.into())
@@ -110,27 +109,39 @@ async fn delete(
     }
 }
 
-/// V1, V2: closes the slot of the next generation by a void record, if that loses nothing.
+/// An error, unless the head has changed since the view was made. A LIST takes time and is no snapshot: one that was under
+/// way while another worker committed and tidied can show the new files without the record that explains them.
+async fn fail_closed(env: &JobEnv, partition: &PartitionId, view: &View, fault: Fault) -> Result<(), JobError> {
+    if read_head(&env.storage, partition).await? == view.head {
+        Err(JobError::FailClosed { partition: partition.clone(), fault })
+    } else {
+        Ok(())
+    }
+}
+
+/// V1, V2: closes the slot of the next generation by a void record, if that loses nothing. `false` if somebody else was
+/// faster.
 async fn close(
     env: &JobEnv,
     partition: &PartitionId,
     view: &View,
     files: &[DataFile],
     author: Author,
-) -> Result<(), JobError> {
+) -> Result<bool, JobError> {
     let mut lineages = Vec::with_capacity(files.len());
     for file in files {
         let inputs = match footer::read(&env.storage, partition, &file.name, file.size_bytes).await {
             Ok(footer) => footer.lineage.ok_or_else(|| "its footer names no inputs".to_owned()),
             Err(FooterError::Unreadable { detail, .. }) => Err(detail),
             // It was there a moment ago: somebody else has closed the slot and tidied.
-            Err(FooterError::Storage(StorageError::NotFound { .. })) => return Ok(()),
+            Err(FooterError::Storage(StorageError::NotFound { .. })) => return Ok(false),
             Err(FooterError::Storage(source)) => return Err(JobError::Storage { step: "read lineage", source }),
         };
         lineages.push(Lineage { file: file.name.clone(), inputs });
     }
-    recovery::may_void(view, &lineages)
-        .map_err(|fault| JobError::FailClosed { partition: partition.clone(), fault })?;
+    if let Err(fault) = recovery::may_void(view, &lineages) {
+        return fail_closed(env, partition, view, fault).await.map(|()| false);
+    }
     let attempt = author.job_id.clone();
     let record = view.head.void(author, &view.listing);
     let created = env
@@ -146,5 +157,5 @@ async fn close(
         // The other side has won; the next view shows what it did.
         Created::AlreadyExists => {}
     }
-    Ok(())
+    Ok(created == Created::Created)
 }

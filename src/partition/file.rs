@@ -13,10 +13,11 @@ use super::PartitionId;
 pub struct Generation(pub u64);
 
 impl Generation {
-    /// The one generation that may follow this one.
+    /// The one generation that may follow this one. The last one, which only a forged record can have, is followed by
+    /// itself, so that its partition never gets another record.
     #[must_use]
     pub fn next(self) -> Self {
-        Self(self.0 + 1)
+        Self(self.0.saturating_add(1))
     }
 }
 
@@ -182,6 +183,12 @@ mod tests {
         ] {
             assert_eq!(FileKind::of(&p, name), FileKind::CompactedElsewhere, "{name}");
         }
+    }
+
+    /// Beginning again at 0 would make a job commit under a number that no reader takes for a record.
+    #[test]
+    fn no_generation_follows_the_last_one() {
+        assert_eq!(Generation(u64::MAX).next(), Generation(u64::MAX));
     }
 
     /// T16: nothing that leaves the folder passes for a file name.

@@ -84,6 +84,15 @@ impl Storage {
     /// go; that is why writers must not reuse file names.
     pub async fn delete_exact(&self, partition: &PartitionId, place: Place, targets: &[DeleteTarget]) -> DeleteReport {
         let mut report = DeleteReport::default();
+        if let (Some(root), Place::Data, false) = (&self.local, place, targets.is_empty())
+            && let Err(error) = self.sync_records(root, partition).await
+        {
+            report.failed.extend(targets.iter().map(|target| {
+                let reason = format!("the records that retire it could not be made durable: {error}");
+                (target.name.clone(), StorageError::unavailable(target.name.clone(), reason))
+            }));
+            return report;
+        }
         for batch in targets.chunks(BATCH) {
             self.delete_batch(partition, place, batch, &mut report).await;
         }

@@ -108,6 +108,12 @@ impl StorageError {
             Some(ErrorKind::InvalidFilename) => {
                 Self::InvalidName { name: path, detail: "too long for the file system".into() }
             }
+            Some(ErrorKind::CrossesDevices) => Self::Unsuitable {
+                location: path,
+                detail: "it is on another disk than the base folder, where files are prepared before they are linked into \
+                         place; put whole databases of one base folder on one disk, or give the other disk a service of its own"
+                    .into(),
+            },
             _ => Self::Unavailable { path, source },
         }
     }

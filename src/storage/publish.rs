@@ -90,8 +90,12 @@ impl Storage {
             How::Staged(staged) => match self.link_new(staged, target).await {
                 Ok(()) => Ok(()),
                 Err(object_store::Error::AlreadyExists { .. }) => Err(exists()),
-                // The link may be there and only the sync of its folder have failed.
-                Err(error) => Err(WriteError::Unknown(self.error(target, error))),
+                Err(error) => match self.error(target, error) {
+                    // There are no links between disks.
+                    error @ StorageError::Unsuitable { .. } => Err(WriteError::NotWritten(error)),
+                    // The link may be there and only the sync of its folder have failed.
+                    error => Err(WriteError::Unknown(error)),
+                },
             },
             How::Uploaded(upload) => {
                 let taken = match self.stat(target).await {

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use object_store::{CopyMode, CopyOptions, ObjectStore, PutMode, PutOptions};
 
 use super::{LocalRoot, Storage, StorageError, WriteError, blocking};
-use crate::partition::{Generation, PartitionId, RecordEntry};
+use crate::partition::{Generation, PartitionId, RECORD_DIR, RecordEntry};
 
 /// Answer to a create-if-absent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,10 +84,22 @@ impl Storage {
         }
     }
 
+    /// I2: makes the records of a partition durable, whoever wrote them. Their writer may have been killed, or have had an
+    /// error, after the link that made one visible and before the sync that makes it last; a deletion that rests on it
+    /// must not outlive it in a power cut.
+    pub(super) async fn sync_records(&self, root: &LocalRoot, partition: &PartitionId) -> Result<(), StorageError> {
+        self.sync_path(root, format!("{partition}/{RECORD_DIR}")).await?;
+        self.sync_folder(root, partition).await
+    }
+
     /// Makes earlier changes to the partition's folder durable. A folder that does not exist has none.
     pub(super) async fn sync_folder(&self, root: &LocalRoot, partition: &PartitionId) -> Result<(), StorageError> {
-        let folder = root.path.join(partition.to_string());
-        let shown = self.shown(&partition.to_string());
+        self.sync_path(root, partition.to_string()).await
+    }
+
+    async fn sync_path(&self, root: &LocalRoot, path: String) -> Result<(), StorageError> {
+        let folder = root.path.join(&path);
+        let shown = self.shown(&path);
         blocking(move || match std::fs::File::open(&folder).and_then(|folder| folder.sync_all()) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
             result => result.map_err(|e| StorageError::from_io(shown, e)),

@@ -131,3 +131,22 @@ fn a_record_that_cannot_be_used_stops_its_partition_and_no_other() {
     let after: Vec<_> = arc.storage_state().into_iter().filter(|(p, _)| p.starts_with(arc.folder(PARTITION))).collect();
     assert_eq!(after, before);
 }
+
+/// I6: damaged files that stay beside a compacted one are enough in number to be looked at again, but merging the
+/// compacted file with nothing would only write the same rows anew, run after run.
+#[test]
+fn a_compacted_file_is_not_rewritten_because_of_bad_files_beside_it() {
+    let arc = Arc::new();
+    arc.write_telemetry(PARTITION, 2, 100);
+    for name in ["bad_1.parquet", "bad_2.parquet"] {
+        arc.put(PARTITION, name, &[b'x'; 20_000]);
+    }
+    assert_eq!(arc.compact().code, 1);
+    let state = arc.storage_state();
+
+    let again = arc.compact();
+
+    assert_eq!(again.code, 1, "the bad files are still named: {again:#?}");
+    assert!(again.stdout.contains("bad_1.parquet") && again.stdout.contains("bad_2.parquet"), "{again:#?}");
+    assert_eq!(arc.storage_state(), state, "{again:#?}");
+}

@@ -95,6 +95,23 @@ fn read_only_storage_fails_with_the_place_and_remedy() {
 }
 
 #[test]
+fn a_database_on_another_disk_than_the_base_folder_is_named_with_the_remedy() {
+    let arc = Arc::new();
+    arc.write_telemetry(PARTITION, 3, 100);
+    let before = arc.storage_state();
+    let run = in_namespace(
+        &arc,
+        r#"cp -a "$DATA" original; mount -t tmpfs tmpfs "$DATA/db"; cp -a original/db/. "$DATA/db"/
+           "$ARC" --config "$CONF" compact --json"#,
+    );
+    assert_eq!(run.code, 1, "{run:#?}");
+    let report = run.json();
+    let error = report["jobs"][0]["error"].as_str().unwrap_or_else(|| panic!("{report:#}"));
+    assert!(error.contains("nothing was written") && error.contains("another disk"), "{error}");
+    assert_eq!(arc.storage_state(), before);
+}
+
+#[test]
 fn a_missing_data_folder_is_named_with_the_remedy() {
     let arc = Arc::new();
     fs::remove_dir(arc.data()).unwrap();

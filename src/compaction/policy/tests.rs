@@ -142,3 +142,10 @@ proptest! {
         prop_assert!(matches!(decision, Decision::Skip(SkipReason::NothingToGain { .. })), "{:?}", decision);
     }
 }
+
+/// I11: a record that names every input of a partition of any size could not be read any more.
+#[test]
+fn a_partition_of_very_many_files_is_taken_in_jobs_of_equal_size() {
+    assert_eq!(check(&[], raw(MAX_RAW_INPUTS), at(15, 0)), "First: 100000 raw, 0 compacted, g1");
+    assert_eq!(check(&[], raw(MAX_RAW_INPUTS + 1), at(15, 0)), "First: 50001 raw, 0 compacted, g1");
+}

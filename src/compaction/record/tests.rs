@@ -60,6 +60,22 @@ fn a_record_reads_back_as_it_was_written() {
     assert_eq!(Record::parse(&record.to_bytes(), Generation(1)).unwrap(), record);
 }
 
+/// A writer uploads a longer file under the name of one that was consumed and deleted long ago: new data, to be consumed
+/// like any other. The old entry must go, or the record would name the file twice and never be readable again.
+#[test]
+fn a_consumed_name_that_was_written_again_with_another_size_is_retired_once() {
+    let old = file("upload.parquet");
+    let again = DataFile { size_bytes: 200, etag: "another".into(), ..old.clone() };
+    let before = head(1, &[], std::slice::from_ref(&old));
+    let inputs = [again.clone(), file("z.parquet")];
+
+    let record = before.commit(author(), &listing(inputs.to_vec(), [1]), &inputs, &outcome(&[&ours(2, 'a')], &inputs));
+
+    let read = Record::parse(&record.to_bytes(), Generation(2)).unwrap();
+    let kept = read.retired.iter().find(|r| r.name == again.name).unwrap();
+    assert_eq!((kept.size_bytes, &kept.etag), (again.size_bytes, &again.etag));
+}
+
 #[test]
 fn a_void_takes_the_next_generation_and_changes_nothing_that_counts() {
     let live = file(&ours(1, 'a'));

@@ -102,3 +102,19 @@ async fn hundreds_of_objects_go_in_batches_and_the_folder_stays() {
         }
     }
 }
+
+/// I2: a deletion rests on a record. Where the record's folder cannot be synced, its writer's sync may have failed, too,
+/// and a power cut would take the record back but not the deletion.
+#[tokio::test]
+async fn nothing_is_deleted_while_the_records_cannot_be_made_durable() {
+    let f = Fixture::local();
+    f.put(&format!("{}/a.parquet", hour()), "old").await;
+    let targets = targets(&f).await;
+    let records = f.storage.local_path(&hour(), "_compaction").unwrap();
+    std::os::unix::fs::symlink(&records, &records).unwrap();
+
+    let report = f.storage.delete_exact(&hour(), Place::Data, &targets).await;
+
+    assert_eq!(names(&report), (vec![], vec![], vec![], vec!["a.parquet"]));
+    assert!(f.storage.local_path(&hour(), "a.parquet").unwrap().exists());
+}
