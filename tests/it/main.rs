@@ -5,10 +5,12 @@
 
 mod architecture;
 mod bad_input;
+mod children;
 mod commands;
 mod concurrent;
 mod config;
 mod crash;
 mod environment;
+mod fidelity;
 mod shapes;
 mod support;
