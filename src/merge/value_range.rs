@@ -149,6 +149,7 @@ mod tests {
     use std::sync::Arc;
 
     use parquet::column::writer::ColumnWriter;
+    use parquet::data_type::ByteArray;
     use parquet::file::properties::{EnabledStatistics, WriterProperties};
     use parquet::file::writer::SerializedFileWriter;
     use parquet::schema::parser::parse_message_type;
@@ -210,6 +211,34 @@ mod tests {
     fn types_as_wide_as_their_storage_hold_everything() {
         for ty in ["int32 v", "int64 v", "int32 v (INTEGER(32, false))", "int64 v (TIMESTAMP(MICROS, true))"] {
             assert_eq!(checked(ty, &[i64::MAX, i64::MIN, 0, -1], EnabledStatistics::None), Ok(()), "{ty}");
+        }
+    }
+
+    /// What [`values_fit`] relies on.
+    #[test]
+    fn duckdb_refuses_a_decimal_in_bytes_that_does_not_fit_its_number() {
+        for ty in ["fixed_len_byte_array(16) v (DECIMAL(4, 2))", "binary v (DECIMAL(9, 2))"] {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("a.parquet");
+            let schema = Arc::new(parse_message_type(&format!("message m {{ required {ty}; }}")).unwrap());
+            let none = WriterProperties::builder().set_statistics_enabled(EnabledStatistics::None).build();
+            let mut writer = SerializedFileWriter::new(File::create(&path).unwrap(), schema, Arc::new(none)).unwrap();
+            let mut row_group = writer.next_row_group().unwrap();
+            let mut column = row_group.next_column().unwrap().unwrap();
+            let bytes = ByteArray::from(vec![1; 16]);
+            match column.untyped() {
+                ColumnWriter::FixedLenByteArrayColumnWriter(c) => c.write_batch(&[bytes.into()], None, None),
+                ColumnWriter::ByteArrayColumnWriter(c) => c.write_batch(&[bytes], None, None),
+                _ => panic!("{ty} is not stored in bytes"),
+            }
+            .unwrap();
+            column.close().unwrap();
+            row_group.close().unwrap();
+            writer.close().unwrap();
+            let engine = ::duckdb::Connection::open_in_memory().unwrap();
+            let query = format!("SELECT sum(v)::VARCHAR FROM read_parquet('{}')", path.display());
+            let read = engine.query_row(&query, [], |row| row.get::<_, Option<String>>(0));
+            assert!(read.is_err(), "{ty}: {read:?}");
         }
     }
 }

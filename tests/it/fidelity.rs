@@ -641,11 +641,11 @@ fn text_that_is_not_utf_8_is_left_alone_and_named() {
 /// Many long values in few rows: the footer of a dictionary does not tell how much memory they take.
 #[test]
 fn long_repeated_texts_fit_into_little_memory() {
-    let arc = Arc::with("min_files = 2\nmemory_limit_mb = 600\nmax_concurrent_jobs = 1\nthreads = 1");
+    let arc = Arc::with("min_files = 2\nmemory_limit_mb = 150\nmax_concurrent_jobs = 1");
     for file in 0..3 {
         let query = format!(
             "SELECT make_timestamp({HOUR} + i * 3 + {file}) AS time, repeat('x', 1000000) || (i % 2)::VARCHAR AS v \
-             FROM range(500) r(i)"
+             FROM range(150) r(i)"
         );
         let path = arc.folder(PARTITION).join(format!("{file}.parquet"));
         fs::create_dir_all(path.parent().unwrap()).unwrap();
