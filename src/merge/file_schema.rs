@@ -14,7 +14,7 @@ use parquet::schema::types::Type;
 use super::column_type::{ColumnType, FieldIds, annotation};
 use super::stats::{FileColumnStats, StatValue};
 
-/// The metadata key of GeoParquet.
+/// The metadata key of `GeoParquet`.
 const GEO_KEY: &str = "geo";
 
 /// Stands for a schema: equal for files whose columns have equal names, types, order and Arrow meaning.
@@ -119,7 +119,7 @@ fn arrow_key(file: &FileMetaData) -> Option<&KeyValue> {
     file.key_value_metadata()?.iter().find(|entry| entry.key == ARROW_SCHEMA_META_KEY && entry.value.is_some())
 }
 
-/// GeoParquet: what a binary column means stands in the metadata only, which outputs do not carry over, and DuckDB reads
+/// `GeoParquet`: what a binary column means stands in the metadata only, which outputs do not carry over, and DuckDB reads
 /// such a column as another type.
 fn has_geometries(file: &FileMetaData) -> bool {
     file.key_value_metadata().is_some_and(|entries| entries.iter().any(|entry| entry.key == GEO_KEY))

@@ -8,22 +8,25 @@ use std::thread;
 
 use crate::support::{Arc, PARTITION, telemetry};
 
-/// A run of `arc compact` on a partition that takes a moment, so that its worker can be met alive.
-fn started() -> (Arc, Child) {
+/// A partition whose merge takes a moment, so that its worker can be met alive.
+fn inputs() -> Arc {
     let arc = Arc::new();
     for i in 0..4 {
         let query = format!("{} ORDER BY hash(i)", telemetry(i * 1000, 400_000 + i * 1000));
         arc.write(PARTITION, &format!("{i}.parquet"), &query);
     }
-    let child = Command::new(assert_cmd::cargo::cargo_bin("arc"))
+    arc
+}
+
+fn start(arc: &Arc) -> Child {
+    Command::new(assert_cmd::cargo::cargo_bin("arc"))
         .arg("--config")
         .arg(arc.config_file())
         .args(["compact", "--json"])
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .spawn()
-        .unwrap();
-    (arc, child)
+        .unwrap()
 }
 
 /// The merge worker of a process, as soon as there is one other than `last`. `None`: the process has ended.
@@ -54,8 +57,9 @@ fn signal(name: &str, pid: u32) {
 #[test]
 fn a_worker_that_is_killed_or_crashes_once_is_replaced_and_the_job_is_done() {
     for name in ["KILL", "SEGV"] {
-        let (arc, mut run) = started();
+        let arc = inputs();
         let before = arc.rows(PARTITION);
+        let mut run = start(&arc);
         let worker = worker_of(&mut run, None).expect("the merge runs in a child");
         signal(name, worker);
         let output = run.wait_with_output().unwrap();
@@ -69,8 +73,9 @@ fn a_worker_that_is_killed_or_crashes_once_is_replaced_and_the_job_is_done() {
 /// I2: whatever becomes of the workers, the inputs stay, and no file is blamed for it.
 #[test]
 fn when_every_worker_is_killed_the_job_fails_and_the_inputs_are_as_they_were() {
-    let (arc, mut run) = started();
+    let arc = inputs();
     let before = arc.storage_state();
+    let mut run = start(&arc);
     let mut last = None;
     while let Some(worker) = worker_of(&mut run, last) {
         signal("KILL", worker);
@@ -80,13 +85,13 @@ fn when_every_worker_is_killed_the_job_fails_and_the_inputs_are_as_they_were() {
     let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(output.status.code(), Some(1), "{report:#}");
     assert_eq!(report["jobs_failed"], 1, "{report:#}");
-    let inputs = |state: std::collections::BTreeMap<_, _>| -> Vec<_> {
+    let in_partition = |state: std::collections::BTreeMap<_, _>| -> Vec<_> {
         state
             .into_iter()
             .filter(|(path, _): &(std::path::PathBuf, _)| path.starts_with(arc.folder(PARTITION)))
             .collect()
     };
-    assert_eq!(inputs(arc.storage_state()), inputs(before));
+    assert_eq!(in_partition(arc.storage_state()), in_partition(before));
     arc.assert_nothing_left_over(PARTITION);
     arc.compact_well();
     assert_eq!(arc.live(PARTITION).len(), 1);
@@ -95,8 +100,9 @@ fn when_every_worker_is_killed_the_job_fails_and_the_inputs_are_as_they_were() {
 /// T25. The worker is stopped, so that it can do nothing about it itself.
 #[test]
 fn no_worker_survives_a_parent_that_is_killed_even_if_it_is_stopped() {
-    let (arc, mut run) = started();
+    let arc = inputs();
     let before = arc.rows(PARTITION);
+    let mut run = start(&arc);
     let worker = worker_of(&mut run, None).expect("the merge runs in a child");
     // It asks the kernel to die with its parent before it does anything else, and then lowers its priority no more.
     while !fs::read_to_string(format!("/proc/{worker}/oom_score_adj")).is_ok_and(|score| score.trim() == "1000") {
