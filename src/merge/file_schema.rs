@@ -14,6 +14,9 @@ use parquet::schema::types::Type;
 use super::column_type::{ColumnType, FieldIds, annotation};
 use super::stats::{FileColumnStats, StatValue};
 
+/// The metadata key of `GeoParquet`.
+const GEO_KEY: &str = "geo";
+
 /// Stands for a schema: equal for files whose columns have equal names, types, order and Arrow meaning.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct SchemaKey([u8; 32]);
@@ -25,6 +28,7 @@ impl SchemaKey {
         if let Some(arrow) = arrow_key(file) {
             hasher.update(arrow.value.as_deref().unwrap_or_default().as_bytes());
         }
+        hasher.update(&[u8::from(has_geometries(file))]);
         Self(*hasher.finalize().as_bytes())
     }
 }
@@ -75,6 +79,9 @@ impl FileSchema {
     }
 
     fn read(&mut self, file: &FileMetaData) -> Result<(), String> {
+        if has_geometries(file) {
+            return Err(format!("the key {GEO_KEY:?} of its metadata makes binary columns geometries"));
+        }
         let key_values = arrow_key(file).map(|key| vec![key.clone()]);
         let arrow = parquet_to_arrow_schema(file.schema_descr(), key_values.as_ref())
             .map_err(|e| format!("Arrow cannot interpret the schema: {e}"))?;
@@ -96,7 +103,7 @@ impl FileSchema {
             collect_extensions(arrow, "", &mut meaning.extensions);
             self.columns.push(FileColumn {
                 name: field.name().to_owned(),
-                needs_cast: legacy_zone(field),
+                needs_cast: read_differently(field),
                 leaf: (!ty.is_nested()).then_some(leaves.start),
                 leaves,
                 ty,
@@ -112,19 +119,29 @@ fn arrow_key(file: &FileMetaData) -> Option<&KeyValue> {
     file.key_value_metadata()?.iter().find(|entry| entry.key == ARROW_SCHEMA_META_KEY && entry.value.is_some())
 }
 
+/// `GeoParquet`: what a binary column means stands in the metadata only, which outputs do not carry over, and DuckDB reads
+/// such a column as another type.
+fn has_geometries(file: &FileMetaData) -> bool {
+    file.key_value_metadata().is_some_and(|entries| entries.iter().any(|entry| entry.key == GEO_KEY))
+}
+
 fn leaf_count(field: &Type) -> usize {
     if field.is_primitive() { 1 } else { field.get_fields().iter().map(|f| leaf_count(f)).sum() }
 }
 
-/// Whether a timestamp or time in `field` only has a converted type: by the Parquet specification it is in UTC, but
-/// DuckDB reads it without zone.
-fn legacy_zone(field: &Type) -> bool {
+/// Whether DuckDB reads something in `field` as another type than ours. A timestamp or time that only has a converted type
+/// is in UTC by the Parquet specification, but DuckDB reads it without zone. Annotated JSON is read as a type of its own,
+/// about which DuckDB with and without its json extension disagree; for us it is text.
+fn read_differently(field: &Type) -> bool {
     if field.is_group() {
-        return field.get_fields().iter().any(|f| legacy_zone(f));
+        return field.get_fields().iter().any(|f| read_differently(f));
     }
     let info = field.get_basic_info();
-    info.logical_type_ref().is_none()
-        && matches!(annotation(info), Some(LogicalType::Timestamp { .. } | LogicalType::Time { .. }))
+    match annotation(info) {
+        Some(LogicalType::Json) => true,
+        Some(LogicalType::Timestamp { .. } | LogicalType::Time { .. }) => info.logical_type_ref().is_none(),
+        _ => false,
+    }
 }
 
 fn collect_extensions(field: &Field, path: &str, found: &mut BTreeMap<String, (String, String)>) {

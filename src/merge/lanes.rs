@@ -107,7 +107,7 @@ impl Lanes<'_> {
         let lines: Vec<TimeLine<'_>> = spans.iter().map(|spans| TimeLine::new(spans)).collect();
         let lane = self.budget.lane();
         let todo = self.plan(&lines, &lane);
-        let lanes = usize::try_from(self.budget.threads).unwrap_or(usize::MAX).min(todo.len()).max(1);
+        let at_once = usize::try_from(self.budget.threads).unwrap_or(usize::MAX).min(todo.len()).max(1);
         let shared = Shared {
             done: Mutex::new(Done { total: todo.len() as u64, ..Done::default() }),
             todo: Mutex::new(todo),
@@ -118,11 +118,11 @@ impl Lanes<'_> {
             unordered: Mutex::default(),
         };
         self.report(&shared);
-        if lanes == 1 {
+        if at_once == 1 {
             self.work_off(main, &lines, &spans, &shared);
         } else {
             thread::scope(|scope| {
-                for _ in 0..lanes {
+                for _ in 0..at_once {
                     scope.spawn(|| match open(&lane) {
                         Ok(session) => self.work_off(&session, &lines, &spans, &shared),
                         Err(error) => shared.fail(error.into()),
@@ -215,8 +215,8 @@ impl Lanes<'_> {
                 lock(&shared.done).bytes += bytes;
             }
             Err(error @ (StatementError::OutOfMemory(_) | StatementError::SpillFull(_))) => {
-                let one_row_group = task.slice.rows <= self.request.options.row_group_size.get() as u64;
-                let cuttable = !self.one_statement(task.group) && !one_row_group;
+                // Down to a row: ten thousand long strings are less than a row group, and footers do not tell their length.
+                let cuttable = !self.one_statement(task.group) && task.slice.rows > 1;
                 let Some(parts) = cuttable.then(|| lines[task.group].split(&task.slice)).flatten() else {
                     return Err(LaneError::Statement { group: task.group, files: task.slice.files, error });
                 };

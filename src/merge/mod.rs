@@ -38,6 +38,7 @@ pub mod subprocess;
 mod survey;
 #[cfg(test)]
 mod testing;
+mod value_range;
 mod verify;
 mod work_dir;
 pub mod worker;

@@ -8,6 +8,7 @@
 
 use std::fmt::Write as _;
 
+use super::column_type::ColumnType;
 use super::schema::{FileClass, Projection, SchemaGroup, TimeKind};
 use super::slices::Range;
 use super::{Compression, MergeOptions, ParquetVersion};
@@ -147,7 +148,7 @@ pub(super) fn fingerprint(group: &SchemaGroup, sources: &[Source<'_>]) -> String
         .map(|s| {
             format!(
                 "SELECT {} FROM {}",
-                hash(&(0..group.columns.len()).map(|i| s.value(group, i)).collect::<Vec<_>>()),
+                hash(group, &(0..group.columns.len()).map(|i| s.value(group, i)).collect::<Vec<_>>()),
                 s.scan()
             )
         })
@@ -164,14 +165,36 @@ pub(super) fn output_fingerprint(group: &SchemaGroup, paths: &[String]) -> Strin
         group.columns.iter().enumerate().map(|(i, c)| format!("CAST(f{i} AS {})", c.sql_type)).collect();
     fold(&format!(
         "SELECT {} FROM read_parquet({}, hive_partitioning = false) AS t({})",
-        hash(&values),
+        hash(group, &values),
         literals(paths.iter().map(String::as_str)),
         columns.join(", ")
     ))
 }
 
-fn hash(values: &[String]) -> String {
-    format!("hash({}) AS h", values.join(", "))
+/// The hash of a row. `values` are the group's columns.
+fn hash(group: &SchemaGroup, values: &[String]) -> String {
+    let shapes = group.columns.iter().zip(values).flat_map(|(column, value)| shape(&column.ty, value));
+    let all: Vec<String> = values.iter().cloned().chain(shapes).collect();
+    format!("hash({}) AS h", all.join(", "))
+}
+
+/// What the hash of a nested value does not tell: to DuckDB a null list, an empty one and one that holds a null are the
+/// same, and so are a null struct and a struct of nulls.
+fn shape(ty: &ColumnType, value: &str) -> Vec<String> {
+    match ty {
+        ColumnType::Struct(fields) => {
+            let parts = fields
+                .iter()
+                .enumerate()
+                .flat_map(|(i, (_, ty))| shape(ty, &format!("struct_extract_at({value}, {})", i + 1)));
+            [format!("({value}) IS NULL")].into_iter().chain(parts).collect()
+        }
+        ColumnType::List { element, .. } if !element.is_nested() => vec![format!("len({value})")],
+        ColumnType::Map { value: held, .. } if !held.is_nested() => vec![format!("cardinality({value})")],
+        // Deeper down there is no way short of spelling the value out.
+        ColumnType::List { .. } | ColumnType::Map { .. } => vec![format!("CAST({value} AS VARCHAR)")],
+        _ => Vec::new(),
+    }
 }
 
 fn fold(rows: &str) -> String {
@@ -295,5 +318,32 @@ mod tests {
     fn lists_quote_each_text() {
         assert_eq!(literals(["it's", "b"]), "['it''s', 'b']");
         assert_eq!(literals([]), "[]");
+    }
+
+    /// DuckDB's own hash of a nested value does not tell these apart.
+    #[test]
+    fn nested_values_that_differ_in_nulls_or_emptiness_have_different_hashes() {
+        let number = || Box::new(ColumnType::Integer { bits: 32, signed: true });
+        let list = |element| ColumnType::List { element, fixed: None };
+        let map = |value| ColumnType::Map { key: number(), value };
+        let structure = |ty| ColumnType::Struct(vec![("a".to_owned(), ty)]);
+        let numbers = list(number());
+        let cases: [(ColumnType, &[&str]); 6] = [
+            (numbers.clone(), &["NULL", "[]", "[NULL]", "[NULL, NULL]"]),
+            (map(number()), &["NULL", "MAP([], [])", "MAP([1], [NULL])"]),
+            (structure(*number()), &["NULL", "{'a': NULL}"]),
+            (structure(numbers.clone()), &["NULL", "{'a': NULL}", "{'a': []}", "{'a': [NULL]}"]),
+            (list(Box::new(numbers.clone())), &["NULL", "[]", "[NULL]", "[[]]", "[[NULL]]"]),
+            (map(Box::new(numbers)), &["NULL", "MAP([], [])", "MAP([1], [NULL])", "MAP([1], [[]])"]),
+        ];
+        let connection = Connection::open_in_memory().expect("opens");
+        for (ty, values) in cases {
+            let rows: Vec<String> = values.iter().map(|v| format!("(CAST({v} AS {}))", ty.sql())).collect();
+            let hashed: Vec<String> = std::iter::once("v".to_owned()).chain(shape(&ty, "v")).collect();
+            let query =
+                format!("SELECT count(DISTINCT hash({})) FROM (VALUES {}) t(v)", hashed.join(", "), rows.join(", "));
+            let distinct: usize = connection.query_row(&query, [], |row| row.get(0)).expect("run");
+            assert_eq!(distinct, values.len(), "{query}");
+        }
     }
 }

@@ -5,8 +5,9 @@
 //! hostile footer costs that file only.
 //!
 //! What is kept of a footer is small: equal schemas are shared, and of a column only range and null count remain, so a
-//! survey of thousands of wide files fits into memory. Data pages are not read here: a sound footer is no proof of sound
-//! data, and whoever reads the data has to be ready for that.
+//! survey of thousands of wide files fits into memory. Data pages are not read here, unless values may be too large
+//! for their type and no statistics say that they are not: a sound footer is no proof of sound data, and whoever reads the
+//! data has to be ready for that.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -22,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::file_schema::{FileSchema, SchemaKey, Span};
 use super::stats::FileColumnStats;
+use super::value_range;
 use super::{MergeError, MergeInput, SetAside, SetAsideReason};
 
 /// One readable input.
@@ -117,7 +119,10 @@ fn read_one(index: usize, input: &MergeInput, schemas: &Schemas) -> Result<Surve
     }
     catch_unwind(AssertUnwindSafe(|| {
         let metadata = footer(file, length)?;
-        extract(index, length, &metadata, schemas)
+        let surveyed = extract(index, length, &metadata, schemas)?;
+        let unsupported = |detail| Failure::SetAside(SetAsideReason::Unsupported(detail));
+        value_range::check(&input.path, &metadata).map_err(unsupported)?;
+        Ok(surveyed)
     }))
     .unwrap_or_else(|_| Err(unreadable("the decoder panicked on the footer")))
 }

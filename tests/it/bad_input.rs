@@ -139,7 +139,7 @@ fn a_compacted_file_is_not_rewritten_because_of_bad_files_beside_it() {
     let arc = Arc::new();
     arc.write_telemetry(PARTITION, 2, 100);
     for name in ["bad_1.parquet", "bad_2.parquet"] {
-        arc.put(PARTITION, name, &[b'x'; 20_000]);
+        arc.put(PARTITION, name, &vec![b'x'; 20_000]);
     }
     assert_eq!(arc.compact().code, 1);
     let state = arc.storage_state();

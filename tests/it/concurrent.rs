@@ -302,12 +302,12 @@ fn a_worker_whose_inputs_were_compacted_meanwhile_has_not_failed() {
         let engine = Around {
             before: move || {
                 if before_reading {
-                    early.once()
+                    early.once();
                 }
             },
             after: move || {
                 if !before_reading {
-                    late.once()
+                    late.once();
                 }
             },
         };

@@ -9,13 +9,14 @@ use arc::compaction::{CycleReport, Scope};
 use arc::lock::{Acquired, CompactionLock, LockManager};
 use object_store::path::Path as Key;
 use object_store::{Error, Result};
+use tokio_util::sync::CancellationToken;
 
 use crate::support::stores::{Hook, manager};
 use crate::support::{Arc, PARTITION, block_on};
 
 fn cycle(arc: &Arc, hook: impl Hook) -> CycleReport {
     let manager = manager(&arc.config_file(), Shared::new(hook));
-    block_on(manager.run_compaction_cycle(Scope::default(), Default::default())).unwrap()
+    block_on(manager.run_compaction_cycle(Scope::default(), CancellationToken::new())).unwrap()
 }
 
 fn failure() -> Error {
@@ -27,7 +28,7 @@ fn is_output(path: &Key) -> bool {
 }
 
 fn is_record(path: &Key) -> bool {
-    path.as_ref().starts_with(PARTITION) && path.as_ref().ends_with(".json")
+    path.as_ref().starts_with(PARTITION) && path.as_ref().contains("/_compaction/")
 }
 
 /// Changes one byte of every output right after it was published.

@@ -4,12 +4,14 @@
 
 mod architecture;
 mod bad_input;
+mod children;
 mod commands;
 mod concurrent;
 mod config;
 mod crash;
 mod environment;
 mod faults;
+mod fidelity;
 mod readme;
 mod shapes;
 mod support;

@@ -54,7 +54,7 @@ const TRAPS: [(u32, &str, &str); 70] = [
     (22, "only the holder renews and releases", "sqlite_leases_conform"),
     (23, "the head is never removed", "old_records_go_and_the_head_never_does"),
     (24, "a listing error is an error", "a_listing_error_stops_the_partition_and_is_reported"),
-    (25, "children die with the parent", "later: rv"),
+    (25, "children die with the parent", "no_worker_survives_a_parent_that_is_killed_even_if_it_is_stopped"),
     (26, "a live worker's attempt is not recovered", "a_live_jobs_attempt_is_left_alone"),
     (
         27,
