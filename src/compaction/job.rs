@@ -9,7 +9,9 @@
 //! settle removes. After the commit nothing can fail any more that matters: tidying is anybody's, any time. That is why a
 //! job that has committed reports success even if its tidy fails, and a job that has not never deletes an input.
 
+use std::any::Any;
 use std::collections::BTreeSet;
+use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
@@ -131,10 +133,18 @@ pub async fn attempt(
         lost.cancelled().await;
         stopper.cancel();
     }]);
-    let result = Job { env, partition, id, guard: &guard, stop }.run().await;
+    // A panic is a bug, and costs this attempt and nothing else (I10): caught here, it does not keep the lease.
+    let job = Job { env, partition, id, guard: &guard, stop };
+    let result = AssertUnwindSafe(job.run()).catch_unwind().await;
+    let result = result.unwrap_or_else(|payload| Err(JobError::Panicked(panic_message(payload.as_ref()))));
     drop(linked);
     guard.release().await;
     result
+}
+
+fn panic_message(payload: &(dyn Any + Send)) -> String {
+    let text = payload.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or("the job panicked").to_owned()
 }
 
 /// A running attempt, under its lease.

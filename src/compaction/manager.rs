@@ -8,7 +8,7 @@ use std::time::Instant;
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use tokio::sync::OnceCell;
-use tokio::task::{Id, JoinError, JoinSet};
+use tokio::task::{Id, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
@@ -216,7 +216,8 @@ impl CompactionManager {
             let Some(ended) = running.join_next_with_id().await else { break };
             let (id, result) = match ended {
                 Ok(ended) => ended,
-                Err(panic) => (panic.id(), Err(JobError::Panicked(panic_message(panic)))),
+                // Panics of jobs are caught before; this is one of the code around them.
+                Err(error) => (error.id(), Err(JobError::Panicked(error.to_string()))),
             };
             let partition = partitions.remove(&id).expect("every task's partition was noted when it was spawned");
             cycle.add(&partition, result);
@@ -273,17 +274,6 @@ impl ActiveEntry {
 impl Drop for ActiveEntry {
     fn drop(&mut self) {
         self.active.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.job_id);
-    }
-}
-
-fn panic_message(error: JoinError) -> String {
-    match error.try_into_panic() {
-        Ok(payload) => payload
-            .downcast_ref::<String>()
-            .cloned()
-            .or_else(|| payload.downcast_ref::<&str>().map(|s| (*s).to_owned()))
-            .unwrap_or_else(|| "the job's task panicked".to_owned()),
-        Err(cancelled) => cancelled.to_string(),
     }
 }
 

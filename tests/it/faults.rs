@@ -7,11 +7,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use arc::compaction::{CycleReport, Scope};
 use arc::lock::{Acquired, CompactionLock, LockManager};
+use arc::merge::{MergeEngine, MergeError, MergeOutcome, MergeRequest, ProgressSink};
+use async_trait::async_trait;
 use object_store::path::Path as Key;
 use object_store::{Error, Result};
 use tokio_util::sync::CancellationToken;
 
-use crate::support::stores::{Hook, manager};
+use crate::support::stores::{Hook, manager, manager_with};
 use crate::support::{Arc, PARTITION, block_on};
 
 fn cycle(arc: &Arc, hook: impl Hook) -> CycleReport {
@@ -172,6 +174,40 @@ fn a_listing_error_stops_the_partition_and_is_reported() {
     assert!(report.problems.iter().any(|p| p.error.contains("the connection was reset")), "{report:#?}");
     assert!(report.needs_attention());
     assert_eq!(arc.storage_state(), state);
+}
+
+/// An engine with a bug.
+#[derive(Debug)]
+struct Panics;
+
+#[async_trait]
+impl MergeEngine for Panics {
+    async fn merge(
+        &self,
+        _: MergeRequest,
+        _: ProgressSink,
+        _: CancellationToken,
+    ) -> std::result::Result<MergeOutcome, MergeError> {
+        panic!("index out of bounds")
+    }
+}
+
+/// I10: a panic fails its job, gives the lease and the temp folder back, and the next cycle works.
+#[test]
+fn a_panic_costs_its_job_and_nothing_else() {
+    let arc = Arc::new();
+    arc.write_telemetry(PARTITION, 4, 500);
+    let rows = arc.rows(PARTITION);
+    let nothing = Shared::new(Refuses(|_, _| false));
+    let manager = manager_with(&arc.config_file(), nothing, Shared::new(Panics));
+    let report = block_on(manager.run_compaction_cycle(Scope::default(), CancellationToken::new())).unwrap();
+    assert_eq!(report.jobs_failed, 1, "{report:#?}");
+    assert!(report.problems[0].error.contains("index out of bounds"), "{report:#?}");
+    assert!(manager.active_jobs().is_empty());
+    drop(manager);
+    assert_eq!(arc.compact_well()["jobs_completed"], 1, "the lease was given back");
+    assert_eq!(arc.rows(PARTITION), rows);
+    arc.assert_nothing_left_over(PARTITION);
 }
 
 /// T26: what looks like an open attempt belongs to somebody who holds the lease.

@@ -11,8 +11,8 @@ use arc::compaction::settings::Isolation;
 use arc::compaction::{CompactionManager, CompactionSettings, Components};
 use arc::config::{Config, Input};
 use arc::lock::CompactionLock;
-use arc::merge::DuckDbEngine;
 use arc::merge::resources::{detect, job_limits};
+use arc::merge::{DuckDbEngine, MergeEngine};
 use arc::storage::Storage;
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -38,6 +38,11 @@ pub trait Hook: Send + Sync + fmt::Debug + 'static {
 
 /// The real manager of a configuration, merging in this process, over a store with a hook.
 pub fn manager(config: &std::path::Path, hook: Arc<dyn Hook>) -> CompactionManager {
+    manager_with(config, hook, Arc::new(DuckDbEngine))
+}
+
+/// The same with another engine.
+pub fn manager_with(config: &std::path::Path, hook: Arc<dyn Hook>, engine: Arc<dyn MergeEngine>) -> CompactionManager {
     let config = Config::load(&Input { file: Some(config.to_owned()), ..Input::default() }).unwrap();
     let storage = Storage::local(&config.storage.local.base_path).unwrap();
     let settings = CompactionSettings { isolation: Isolation::InProcess, ..config.compaction };
@@ -45,7 +50,7 @@ pub fn manager(config: &std::path::Path, hook: Arc<dyn Hook>) -> CompactionManag
     let components = Components {
         storage: storage.map_store(|inner| Hooked::over(inner, hook)),
         locks: Arc::new(CompactionLock::open(&config.state.db_path, clock.clone()).unwrap()),
-        engine: Arc::new(DuckDbEngine),
+        engine,
         clock,
         limits: job_limits(detect(), None, None, settings.max_concurrent_jobs),
         events: EventSink::ignore(),
