@@ -68,7 +68,13 @@ pub async fn show(
     while let Some(finding) = findings.next().await {
         match finding {
             Finding::Candidate(candidate) => seen.candidates.push(candidate),
-            Finding::Skipped(skipped) => seen.skipped.push(skipped),
+            Finding::Skipped(skipped) => {
+                seen.skipped_count += 1;
+                // There may be a hundred thousand of them, so they are kept only to be shown.
+                if explain.is_some() || globals.json {
+                    seen.skipped.push(skipped);
+                }
+            }
             Finding::Problem(problem) => seen.problems.push(problem),
             Finding::Unrecognised(path) => seen.unrecognised.push(path),
         }
@@ -98,6 +104,7 @@ pub async fn show(
 struct Seen {
     candidates: Vec<Candidate>,
     skipped: Vec<Skipped>,
+    skipped_count: u64,
     problems: Vec<Problem>,
     unrecognised: Vec<String>,
 }
@@ -133,8 +140,8 @@ impl Seen {
             out,
             "{} to work on, {} skipped{}",
             format::count(self.candidates.len() as u64, "partition"),
-            self.skipped.len(),
-            if explain.is_none() && !self.skipped.is_empty() { " (--explain says why)" } else { "" }
+            self.skipped_count,
+            if explain.is_none() && self.skipped_count > 0 { " (--explain says why)" } else { "" }
         )
     }
 }

@@ -117,6 +117,8 @@ impl Lanes<'_> {
             files: AtomicUsize::new(0),
             unordered: Mutex::default(),
         };
+        tracing::debug!(target: "storage.compaction", job_id = self.request.job_id, slices = lock(&shared.todo).len(),
+            lanes = at_once, memory_bytes = self.request.limits.memory_bytes, "Merging slices");
         self.report(&shared);
         if at_once == 1 {
             self.work_off(main, &lines, &spans, &shared);

@@ -249,6 +249,35 @@ fn time_column_temp_dir_memory_and_threads_are_used() {
     assert!(arc.temp().exists(), "the job's folder was made in temp_dir");
 }
 
+/// What a merge is given reaches it, and decides how it works (T47, T59).
+#[test]
+fn memory_and_threads_decide_how_many_slices_are_merged_at_once() {
+    let merging = |settings: &str| {
+        let arc = Arc::with(&format!("min_files = 2\nmax_concurrent_jobs = 1\nrow_group_size = 2048\n{settings}"));
+        for i in 0..2 {
+            // They overlap, so their slices are sorted, which is what takes memory.
+            let query = format!("SELECT * FROM ({}) ORDER BY hash(counter + {i})", telemetry(0, 800_000));
+            arc.write(PARTITION, &format!("{i}.parquet"), &query);
+        }
+        let run = Run::of(&mut arc.command(&["compact", "--json", "--log-level", "debug"]));
+        assert_eq!(run.code, 0, "{run:#?}");
+        let line = run.stderr.lines().find(|l| l.contains("Merging slices")).unwrap_or_else(|| panic!("{run:#?}"));
+        let number = |key: &str| {
+            let at = line.find(&format!("{key}\\\":")).or_else(|| line.find(&format!("{key}\":"))).unwrap();
+            let digits: String =
+                line[at..].chars().skip_while(|c| !c.is_ascii_digit()).take_while(char::is_ascii_digit).collect();
+            digits.parse::<u64>().unwrap()
+        };
+        (number("slices"), number("lanes"), number("memory_bytes"))
+    };
+    let (slices, lanes, memory) = merging("threads = 2\nmemory_limit_mb = 1024");
+    assert_eq!((lanes, memory), (2, 1 << 30));
+    let (more_slices, _, less_memory) = merging("threads = 2\nmemory_limit_mb = 200");
+    assert!(more_slices > slices, "{more_slices} slices with {less_memory} bytes, {slices} with {memory}");
+    let (_, one_lane, _) = merging("threads = 1\nmemory_limit_mb = 1024");
+    assert_eq!(one_lane, 1);
+}
+
 /// Ctrl-C stops at a safe point: nothing is half done, the exit is orderly, and the next run finishes.
 #[test]
 fn an_interrupt_stops_at_a_safe_point_and_the_next_run_finishes() {

@@ -1,0 +1,94 @@
+//! Moving a job's files: inputs to where they can be merged, and outputs back from storage to be looked at.
+
+use std::path::Path;
+
+use futures::{FutureExt, StreamExt, TryStreamExt};
+use tracing::info;
+
+use super::telling::megabytes;
+use super::{Job, LOG};
+use crate::compaction::error::JobError;
+use crate::compaction::events::Step;
+use crate::compaction::footer::{self, FooterError};
+use crate::compaction::plan::Plan;
+use crate::merge::{MergeInput, MergedFile};
+use crate::partition::DataFile;
+
+/// Objects of one job that are fetched, or read back, at the same time.
+const TRANSFERS_AT_ONCE: usize = 8;
+
+impl Job<'_> {
+    /// Local files to merge: the objects themselves on local disk, otherwise copies under names of our own.
+    pub(super) async fn fetch(&self, plan: &Plan, dir: &Path) -> Result<Vec<MergeInput>, JobError> {
+        let fetched = dir.join("fetched");
+        if !self.reads_in_place() {
+            tokio::fs::create_dir(&fetched).await.map_err(|e| self.temp_error("create", &e))?;
+        }
+        let transfers: Vec<_> =
+            plan.inputs.iter().enumerate().map(|(i, file)| self.fetch_one(i, file, &fetched).boxed()).collect();
+        // In plan order, which the merge's tie-breaking rests on.
+        let inputs: Vec<MergeInput> =
+            futures::stream::iter(transfers).buffered(TRANSFERS_AT_ONCE).try_collect().await?;
+        let megabytes = megabytes(plan.input_bytes());
+        info!(target: LOG, job_id = self.id.job_id, files = inputs.len(), bytes = plan.input_bytes(),
+            "Downloaded {} files ({megabytes:.1} MB)", inputs.len());
+        Ok(inputs)
+    }
+
+    pub(super) async fn fetch_one(
+        &self,
+        index: usize,
+        file: &DataFile,
+        fetched: &Path,
+    ) -> Result<MergeInput, JobError> {
+        let path = if let Some(in_place) = self.env.storage.local_path(self.partition, &file.name) {
+            in_place
+        } else {
+            self.check(Step::Fetch)?;
+            // T3: base names can be equal; index and key hash cannot.
+            let hash = blake3::hash(format!("{}/{}", self.partition, file.name).as_bytes()).to_hex();
+            let copy = fetched.join(format!("{index:06}_{}.parquet", &hash[..16]));
+            let fetching = |source| JobError::Storage { step: "fetch", source };
+            self.env.storage.fetch(self.partition, file, &copy).await.map_err(fetching)?;
+            copy
+        };
+        Ok(MergeInput { name: file.name.clone(), path, size_bytes: file.size_bytes })
+    }
+
+    /// Whether inputs lie on local disk and need not be fetched.
+    pub(super) fn reads_in_place(&self) -> bool {
+        self.env.storage.local_path(self.partition, "any").is_some()
+    }
+
+    /// I2: every output is read back from storage, whole, and is what the merge wrote.
+    pub(super) async fn read_back(&self, outputs: &[MergedFile]) -> Result<(), JobError> {
+        let reads: Vec<_> = outputs.iter().map(|output| self.read_back_one(output).boxed()).collect();
+        futures::stream::iter(reads).buffer_unordered(TRANSFERS_AT_ONCE).try_collect::<()>().await
+    }
+
+    pub(super) async fn read_back_one(&self, output: &MergedFile) -> Result<(), JobError> {
+        let name = &output.name;
+        let storage = &self.env.storage;
+        let doubt = |what| Err(JobError::Doubt { what });
+        let found = storage
+            .read_back(self.partition, name)
+            .await
+            .map_err(|source| JobError::Storage { step: "read back", source })?;
+        if found.size_bytes != output.size_bytes || found.checksum != output.checksum {
+            return doubt(format!(
+                "output {name} reads back as {} bytes, {}; written were {} bytes, {}",
+                found.size_bytes, found.checksum, output.size_bytes, output.checksum
+            ));
+        }
+        match footer::read(storage, self.partition, name, output.size_bytes).await {
+            Ok(footer) if footer.rows == output.rows => Ok(()),
+            Ok(footer) => {
+                doubt(format!("output {name} has {} rows in storage, {} were written", footer.rows, output.rows))
+            }
+            Err(FooterError::Storage(source)) => Err(JobError::Storage { step: "read back footer", source }),
+            Err(FooterError::Unreadable { name, detail }) => {
+                doubt(format!("output {name} is unreadable in storage: {detail}"))
+            }
+        }
+    }
+}
