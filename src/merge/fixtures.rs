@@ -182,7 +182,13 @@ pub(super) fn copy(source: &str, out: &Path) {
 
 fn copy_as(source: &str, out: &Path, version: &str) {
     let connection = duckdb::Connection::open_in_memory().unwrap();
-    connection.execute_batch("SET TimeZone = 'UTC'").unwrap();
+    // The setting comes with an extension that a library may have and the bundled build has not; there it is always UTC.
+    let zones: u64 = connection
+        .query_row("SELECT count(*) FROM duckdb_settings() WHERE name = 'TimeZone'", [], |row| row.get(0))
+        .unwrap();
+    if zones > 0 {
+        connection.execute_batch("SET TimeZone = 'UTC'").unwrap();
+    }
     let to = out.display();
     let sql = format!("COPY {source} TO '{to}' (FORMAT parquet, COMPRESSION zstd, PARQUET_VERSION {version})");
     connection.execute_batch(&sql).unwrap_or_else(|e| panic!("{sql}: {e}"));

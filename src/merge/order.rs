@@ -10,17 +10,16 @@ use parquet::errors::ParquetError;
 use parquet::file::reader::{FileReader, SerializedFileReader};
 
 use super::MergeError;
-use super::sql::slice_column;
 use super::work_dir::io_error;
 
 /// Values decoded at a time.
 const BATCH: usize = 16 * 1024;
 
-/// Whether column `time` of a slice file never descends from row to row and has no null. `false` also for a column whose
-/// stored numbers do not compare like its values.
-pub(super) fn time_ascends(path: &Path, time: usize) -> Result<bool, MergeError> {
+/// Whether a top-level column never descends from row to row and has no null. `false` also for a column whose stored numbers
+/// do not compare like its values.
+pub(super) fn column_ascends(path: &Path, column: &str) -> Result<bool, MergeError> {
     let file = File::open(path).map_err(io_error("open", path))?;
-    ascends(file, &slice_column(time)).map_err(|e| MergeError::Engine(format!("read back {}: {e}", path.display())))
+    ascends(file, column).map_err(|e| MergeError::Engine(format!("read back {}: {e}", path.display())))
 }
 
 fn ascends(file: File, column: &str) -> Result<bool, ParquetError> {
@@ -92,7 +91,7 @@ mod tests {
             path.display()
         );
         Connection::open_in_memory().unwrap().execute_batch(&copy).unwrap();
-        time_ascends(&path, 0).unwrap()
+        column_ascends(&path, "c0").unwrap()
     }
 
     #[test]

@@ -256,7 +256,7 @@ fn memory_and_threads_decide_how_many_slices_are_merged_at_once() {
         let arc = Arc::with(&format!("min_files = 2\nmax_concurrent_jobs = 1\nrow_group_size = 2048\n{settings}"));
         for i in 0..2 {
             // They overlap, so their slices are sorted, which is what takes memory.
-            let query = format!("SELECT * FROM ({}) ORDER BY hash(counter + {i})", telemetry(0, 800_000));
+            let query = format!("SELECT * FROM ({}) ORDER BY hash(counter + {i})", telemetry(0, 1_200_000));
             arc.write(PARTITION, &format!("{i}.parquet"), &query);
         }
         let run = Run::of(&mut arc.command(&["compact", "--json", "--log-level", "debug"]));

@@ -499,3 +499,28 @@ fn added_missing_reordered_and_widened_columns_become_one_schema() {
     };
     assert_eq!(table(&all), table(&outputs));
 }
+
+/// I8, and the same bytes however the lanes race: slices of sorted files are written as read, a slice with a file that is
+/// not sorted inside is sorted after all, and the first and last files do not give it away.
+#[test]
+fn a_file_that_is_not_sorted_inside_is_found_among_sorted_ones_and_its_slice_is_sorted() {
+    let mut fixture = Fixture::new();
+    for i in 0..40_u32 {
+        let rows = series(i, i64::from(i) * 1_000_000, 1000, 1_000);
+        let order = if i == 7 { "ORDER BY hash(time)" } else { "ORDER BY time" };
+        fixture.file(&format!("{i:02}.parquet"), &format!("SELECT * FROM ({rows}) {order}"));
+    }
+    let merged = || {
+        let mut request = fixture.request();
+        request.options.row_group_size = NonZeroUsize::new(2048).expect("not zero");
+        request.options.target_file_size_bytes = 20_000;
+        request.limits.threads = NonZeroUsize::new(2).expect("not zero");
+        let outcome = fixture.merge(&request).expect("merged");
+        assert!(outcome.slices > 4, "{} slices", outcome.slices);
+        for output in &outcome.outputs {
+            assert!(crate::merge::order::column_ascends(&output.path, "time").expect("read"), "{}", output.name);
+        }
+        outcome.outputs.iter().map(|o| o.checksum.clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(merged(), merged());
+}
