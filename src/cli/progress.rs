@@ -2,13 +2,16 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 use super::format;
 use crate::compaction::events::{Event, EventSink};
 use crate::merge::{MergeProgress, MergeStep};
+
+/// How often the elapsed time is drawn anew.
+const TICK: Duration = Duration::from_millis(250);
 
 /// The bars. They live on standard error.
 #[derive(Debug, Clone)]
@@ -33,6 +36,8 @@ impl Progress {
     pub fn start() -> Self {
         let all = MultiProgress::new();
         let partitions = all.add(ProgressBar::new(0).with_style(style("partitions [{bar:30}] {pos}/{len} {elapsed}")));
+        // The clock runs also while nothing is finished.
+        partitions.enable_steady_tick(TICK);
         Self(Arc::new(Mutex::new(Bars { all, partitions, jobs: HashMap::new() })))
     }
 
