@@ -60,6 +60,8 @@ pub enum LogStream {
     Stdout,
     /// For one-shot commands, whose output is their result.
     Stderr,
+    /// None: progress bars are there. The log file is written all the same.
+    Neither,
 }
 
 /// Why logging could not be set up.
@@ -84,10 +86,11 @@ pub enum TelemetryError {
 /// See [`TelemetryError`].
 pub fn init(settings: &LoggingSettings, stream: LogStream) -> Result<(), TelemetryError> {
     let standard = match stream {
-        LogStream::Stdout => BoxMakeWriter::new(io::stdout),
-        LogStream::Stderr => BoxMakeWriter::new(io::stderr),
+        LogStream::Stdout => Some(BoxMakeWriter::new(io::stdout)),
+        LogStream::Stderr => Some(BoxMakeWriter::new(io::stderr)),
+        LogStream::Neither => None,
     };
-    let mut layers = vec![layer(settings.format, standard)];
+    let mut layers: Vec<BoxedLayer> = standard.map(|standard| layer(settings.format, standard)).into_iter().collect();
     if let Some(path) = &settings.file {
         layers.push(layer(settings.format, BoxMakeWriter::new(daily_file(path, settings.keep_days)?)));
     }

@@ -42,10 +42,9 @@ pub async fn run(args: &CompactArgs, globals: &GlobalArgs, config: &Config) -> a
     }
     // Bars and log lines would overwrite each other: a terminal gets bars, everything else gets the log.
     let progress = (err.is_terminal() && !globals.json).then(Progress::start);
-    if progress.is_none() {
-        telemetry::init(&config.logging, LogStream::Stderr)?;
-        log_foreign_sections(config);
-    }
+    let stream = if progress.is_some() { LogStream::Neither } else { LogStream::Stderr };
+    telemetry::init(&config.logging, stream)?;
+    log_foreign_sections(config);
     let events = progress.as_ref().map_or_else(EventSink::ignore, Progress::sink);
     let manager = build_manager(config, events)?;
 

@@ -333,7 +333,11 @@ impl Job<'_> {
             output_stem: CompactedName::stem(self.partition, plan.generation, &self.id.unique),
             generation: plan.generation.0,
             options: settings.merge.clone(),
-            limits: self.env.limits,
+            // Only a bound that somebody set is passed on; otherwise the disk is the bound.
+            limits: MergeLimits {
+                temp_bytes: self.env.settings.max_temp_bytes.map(|_| self.temp_need(plan)),
+                ..self.env.limits
+            },
         };
         let (events, job_id) = (self.env.events.clone(), self.id.job_id.clone());
         let progress = ProgressSink::new(move |progress| {

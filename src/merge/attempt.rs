@@ -20,7 +20,9 @@ use super::sql::{self, Source};
 use super::stitch::{Stitched, stitch};
 use super::verify::{self, Fingerprint};
 use super::work_dir::{WorkDir, remove_slice};
-use super::{MergeError, MergeOptions, MergeProgress, MergeRequest, MergeStep, MergedFile, ProgressSink, Verify};
+use super::{
+    MergeError, MergeLimits, MergeOptions, MergeProgress, MergeRequest, MergeStep, MergedFile, ProgressSink, Verify,
+};
 
 /// Files in one scan. Very long lists of wide files have crashed older versions, and a short list is quicker to halve.
 const SCAN_FILES: usize = 256;
@@ -173,7 +175,10 @@ impl Attempt<'_> {
             progress: self.progress,
         };
         let (folder, files, limits, cancel) = (self.work.text(), self.files, &self.request.limits, self.cancel);
-        let open = move |budget: &Budget| Session::open(folder, files, limits, budget, cancel);
+        let open = move |budget: &Budget, lanes: u64| {
+            let limits = MergeLimits { temp_bytes: limits.temp_bytes.map(|bytes| bytes / lanes), ..*limits };
+            Session::open(folder, files, &limits, budget, cancel)
+        };
         lanes.run(self.session, &open).map_err(|error| match error {
             LaneError::Failed(error) => error.into(),
             LaneError::Statement { group, files, error: StatementError::Other(message) } => {

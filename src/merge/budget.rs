@@ -55,12 +55,14 @@ impl Budget {
         let per_thread = row_bytes.saturating_mul(row_group_rows(options));
         // Each thread collects and encodes a row group of its own. Half of the memory is left to the sort.
         let fitting = (duckdb_bytes / 2) / per_thread.max(1);
-        Self { threads: fitting.clamp(1, limits.threads.get() as u64), duckdb_bytes }
+        // Each lane is an instance of its own, and none works below the floor.
+        let lanes = fitting.min(duckdb_bytes / DUCKDB_FLOOR_BYTES);
+        Self { threads: lanes.clamp(1, limits.threads.get() as u64), duckdb_bytes }
     }
 
-    /// The share of one lane when each thread merges slices of its own.
-    pub(super) fn lane(&self) -> Self {
-        Self { threads: 1, duckdb_bytes: (self.duckdb_bytes / self.threads.max(1)).max(DUCKDB_FLOOR_BYTES) }
+    /// The share of one of `lanes`, each of which merges slices of its own with one thread.
+    pub(super) fn lane(&self, lanes: u64) -> Self {
+        Self { threads: 1, duckdb_bytes: (self.duckdb_bytes / lanes.max(1)).max(DUCKDB_FLOOR_BYTES) }
     }
 
     /// How large the slices of a group should be.

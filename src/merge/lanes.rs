@@ -15,6 +15,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 use std::fs;
+use std::panic::catch_unwind;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -66,6 +67,24 @@ pub(super) struct Lanes<'a> {
     pub(super) progress: &'a ProgressSink,
 }
 
+/// How much of the memory an instance has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Lane {
+    Share,
+    All,
+}
+
+/// Tells the other lanes to stop when this one panics. The scope passes the panic on.
+struct StopOnPanic<'a>(&'a AtomicBool);
+
+impl Drop for StopOnPanic<'_> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
 /// One slice to merge, and where its file belongs.
 struct Task {
     group: usize,
@@ -79,6 +98,8 @@ struct Shared {
     todo: Mutex<VecDeque<Task>>,
     merged: Mutex<Vec<(Task, SliceFile)>>,
     failure: Mutex<Option<LaneError>>,
+    /// Slices that do not fit into a lane's share of the memory and cannot be cut.
+    too_large: Mutex<Vec<Task>>,
     /// Set with the first failure: the other lanes take no further slice.
     stop: AtomicBool,
     files: AtomicUsize,
@@ -97,17 +118,17 @@ struct Done {
 impl Lanes<'_> {
     /// Merges every slice of every group; per group, in ascending order of time.
     ///
-    /// `main` does it when there is one slice or one thread; otherwise `open` opens an instance for each lane.
+    /// `main` does it when there is one slice or one thread; otherwise `open` opens an instance for each of so many lanes,
+    /// and `main` does what does not fit into a lane's share of the memory and cannot be cut.
     pub(super) fn run(
         &self,
         main: &Session,
-        open: &(dyn Fn(&Budget) -> Result<Session, MergeError> + Sync),
+        open: &(dyn Fn(&Budget, u64) -> Result<Session, MergeError> + Sync),
     ) -> Result<Vec<Vec<SliceFile>>, LaneError> {
         let spans: Vec<Vec<FileSpan>> =
             self.groups.iter().map(|group| members(group).map(|m| span(m.file)).collect()).collect();
         let lines: Vec<TimeLine<'_>> = spans.iter().map(|spans| TimeLine::new(spans)).collect();
-        let lane = self.budget.lane();
-        let todo = self.plan(&lines, &lane);
+        let todo = self.plan(&lines, &self.budget.lane(self.budget.threads));
         let at_once = usize::try_from(self.budget.threads).unwrap_or(usize::MAX).min(todo.len()).max(1);
         let shared = Shared {
             done: Mutex::new(Done { total: todo.len() as u64, ..Done::default() }),
@@ -115,6 +136,7 @@ impl Lanes<'_> {
             merged: Mutex::default(),
             failure: Mutex::default(),
             stop: AtomicBool::new(false),
+            too_large: Mutex::default(),
             files: AtomicUsize::new(0),
             ordered: self.look_for_order(),
         };
@@ -122,16 +144,23 @@ impl Lanes<'_> {
             lanes = at_once, memory_bytes = self.request.limits.memory_bytes, "Merging slices");
         self.report(&shared);
         if at_once == 1 {
-            self.work_off(main, &lines, &spans, &shared);
+            self.work_off(main, Lane::All, &lines, &spans, &shared);
         } else {
+            let count = at_once as u64;
+            let lane = self.budget.lane(count);
             thread::scope(|scope| {
                 for _ in 0..at_once {
-                    scope.spawn(|| match open(&lane) {
-                        Ok(session) => self.work_off(&session, &lines, &spans, &shared),
-                        Err(error) => shared.fail(error.into()),
+                    scope.spawn(|| {
+                        let _panicking = StopOnPanic(&shared.stop);
+                        match open(&lane, count) {
+                            Ok(session) => self.work_off(&session, Lane::Share, &lines, &spans, &shared),
+                            Err(error) => shared.fail(error.into()),
+                        }
                     });
                 }
             });
+            lock(&shared.todo).extend(lock(&shared.too_large).drain(..));
+            self.work_off(main, Lane::All, &lines, &spans, &shared);
         }
         if let Some(failure) = lock(&shared.failure).take() {
             return Err(failure);
@@ -167,13 +196,23 @@ impl Lanes<'_> {
     }
 
     /// One lane: takes slices until there are none.
-    fn work_off(&self, session: &Session, lines: &[TimeLine<'_>], spans: &[Vec<FileSpan>], shared: &Shared) {
+    fn work_off(
+        &self,
+        session: &Session,
+        lane: Lane,
+        lines: &[TimeLine<'_>],
+        spans: &[Vec<FileSpan>],
+        shared: &Shared,
+    ) {
         while !shared.stop.load(Ordering::Relaxed) {
             let Some(task) = lock(&shared.todo).pop_front() else { return };
             // Pieces of a slice that had to be cut are this lane's own work.
             let mut own = VecDeque::from([task]);
             while let Some(task) = own.pop_front() {
-                match self.merge_one(session, task, lines, spans, shared) {
+                if shared.stop.load(Ordering::Relaxed) {
+                    return;
+                }
+                match self.merge_one(session, lane, task, lines, spans, shared) {
                     Ok(None) => {}
                     Ok(Some(cut)) => cut.into_iter().rev().for_each(|task| own.push_front(task)),
                     Err(error) => return shared.fail(error),
@@ -186,6 +225,7 @@ impl Lanes<'_> {
     fn merge_one(
         &self,
         session: &Session,
+        lane: Lane,
         task: Task,
         lines: &[TimeLine<'_>],
         spans: &[Vec<FileSpan>],
@@ -220,6 +260,10 @@ impl Lanes<'_> {
                 // Down to a row: ten thousand long strings are less than a row group, and footers do not tell their length.
                 let cuttable = !self.one_statement(task.group) && task.slice.rows > 1;
                 let Some(parts) = cuttable.then(|| lines[task.group].split(&task.slice)).flatten() else {
+                    if lane == Lane::Share {
+                        lock(&shared.too_large).push(task);
+                        return Ok(None);
+                    }
                     return Err(LaneError::Statement { group: task.group, files: task.slice.files, error });
                 };
                 tracing::debug!(rows = task.slice.rows, "slice does not fit into memory; cutting it in two");
@@ -241,11 +285,17 @@ impl Lanes<'_> {
     /// The groups in which the first, the middle and the last file are sorted inside. What cannot be read is not judged here.
     fn look_for_order(&self) -> BTreeSet<usize> {
         let looks_ordered = |group: &SchemaGroup| {
+            if group.sort != [group.time] || matches!(group.time_kind, TimeKind::Other) {
+                return false;
+            }
             let all: Vec<Member<'_>> = members(group).collect();
             let name = &group.columns[group.time].name;
             [0, all.len() / 2, all.len().saturating_sub(1)].into_iter().filter_map(|at| all.get(at)).all(|member| {
                 let path = self.work.input(member.file.input);
-                member.file.rows == 0 || column_ascends(Path::new(&path), name).unwrap_or(false)
+                // Nothing says yet that the data is sound. A decoder that panics means "not sorted"; DuckDB judges the file.
+                member.file.rows == 0
+                    || catch_unwind(|| column_ascends(Path::new(&path), name))
+                        .is_ok_and(|sorted| sorted.unwrap_or(false))
             })
         };
         (0..self.groups.len()).filter(|&i| looks_ordered(&self.groups[i])).collect()

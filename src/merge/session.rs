@@ -5,6 +5,7 @@
 //! cancelled. An instance that met an internal error is dead, so none outlives its merge.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -19,6 +20,9 @@ use super::{MergeError, MergeLimits, sql};
 /// How often the token is looked at. An interrupt that arrives just before its statement starts is lost, so it is repeated
 /// at this pace until the statement has given up.
 const WATCH_INTERVAL: Duration = Duration::from_millis(20);
+
+/// Instances opened by this process: gives each a spill folder of its own.
+static OPENED: AtomicUsize = AtomicUsize::new(0);
 
 /// Why a statement failed, as far as it decides what to do next.
 #[derive(Debug)]
@@ -51,7 +55,10 @@ impl Session {
         budget: &Budget,
         cancel: &CancellationToken,
     ) -> Result<Self, MergeError> {
-        let spill = PathBuf::from(work_dir).join("spill");
+        // DuckDB names spill files by size and number alone, and opens what is there: instances that shared a folder would
+        // overwrite each other's. It makes and removes this one itself.
+        let number = OPENED.fetch_add(1, Ordering::Relaxed);
+        let spill = PathBuf::from(work_dir).join("spill").join(number.to_string());
         let config = [
             ("threads", budget.threads.to_string()),
             ("memory_limit", format!("{} B", budget.duckdb_bytes)),

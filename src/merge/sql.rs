@@ -97,7 +97,7 @@ pub(super) enum Order {
 
 /// Writes the rows of a range to a file. The columns are named by [`slice_column`].
 ///
-/// Rows that are equal in the sort key keep the order of the sources, files and rows: DuckDB's sort alone is not stable, and
+/// Sorted rows that are equal in the sort key keep the order of the sources, files and rows: DuckDB's sort alone is not stable, and
 /// the same inputs must give the same bytes. That costs 5 % (one packed integer; as two columns it would be 10 %).
 pub(super) fn copy_slice(
     group: &SchemaGroup,

@@ -78,6 +78,7 @@ pub(super) fn stitch(
     }
 
     let row_groups = writer.flushed_row_groups();
+    check_order(group, row_groups, leaves[group.time], out)?;
     let rows = row_groups.iter().map(|row_group| u64::try_from(row_group.num_rows()).unwrap_or_default()).sum();
     let columns: Vec<FileColumnStats> = group
         .columns
@@ -98,6 +99,34 @@ pub(super) fn stitch(
     hashed.inner.sync_all().map_err(io_error("sync", out))?;
     let checksum = format!("blake3:{}", hashed.hasher.finalize().to_hex());
     Ok(Stitched { rows, size_bytes: hashed.size_bytes, checksum, columns, time })
+}
+
+/// I8: where the sort key begins with the time, every row group begins where the one before it ended, or later. What is in
+/// a row group was sorted by the engine, or was read back and found sorted.
+fn check_order(
+    group: &SchemaGroup,
+    row_groups: &[RowGroupMetaData],
+    leaf: usize,
+    out: &Path,
+) -> Result<(), MergeError> {
+    if group.sort.first() != Some(&group.time) {
+        return Ok(());
+    }
+    let ty = &group.columns[group.time].ty;
+    let mut last: Option<i64> = None;
+    for row_group in row_groups {
+        let time = FileColumnStats::of(std::slice::from_ref(row_group), leaf, ty).as_i64();
+        if let (Some(last), Some(min)) = (last, time.min)
+            && min < last
+        {
+            return Err(MergeError::ProofFailed(format!(
+                "{}: a row group that begins at time {min} follows one that ends at {last}",
+                out.display()
+            )));
+        }
+        last = time.max.or(last);
+    }
+    Ok(())
 }
 
 /// A slice file that is known to have the declared schema.

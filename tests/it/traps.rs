@@ -126,6 +126,7 @@ fn tests_below(folder: &Path, found: &mut BTreeSet<String>) {
             for line in text.lines().map(str::trim) {
                 if line.starts_with("#[") {
                     is_test |= line.starts_with("#[test]") || line.starts_with("#[tokio::test");
+                    assert!(!line.starts_with("#[ignore"), "{}: a test is ignored", path.display());
                 } else if let Some(rest) = line.strip_prefix("fn ").or_else(|| line.strip_prefix("async fn ")) {
                     if std::mem::take(&mut is_test) {
                         found.insert(rest.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect());
