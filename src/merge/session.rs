@@ -193,6 +193,30 @@ mod tests {
         Session::open(work_dir.to_str().expect("a UTF-8 path"), files, &LIMITS, &BUDGET, cancel).expect("opens")
     }
 
+    /// DuckDB names spill files by size and number alone, and opens what is there: two instances must not share a folder.
+    #[test]
+    fn each_instance_spills_into_a_folder_of_its_own() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let work = dir.path().canonicalize().expect("exists");
+        std::fs::create_dir(work.join("spill")).expect("created");
+        let limits = MergeLimits { temp_bytes: None, ..LIMITS };
+        let text = work.to_str().expect("UTF-8");
+        let sessions =
+            [(); 2].map(|()| Session::open(text, &[], &limits, &BUDGET, &CancellationToken::new()).expect("opens"));
+        let folders = sessions.each_ref().map(|session| {
+            let folder: String = session
+                .run(|c| c.query_row("SELECT current_setting('temp_directory')", [], |row| row.get(0)))
+                .expect("a setting");
+            // 300 MB of text do not fit into 128 MiB.
+            let large = "CREATE TEMP TABLE large AS SELECT repeat(md5(i::VARCHAR), 16) AS text FROM range(600000) r(i)";
+            session.execute(large).expect("spilled");
+            assert!(std::fs::read_dir(&folder).expect("a folder").count() > 0, "nothing was spilled into {folder}");
+            folder
+        });
+        assert_ne!(folders[0], folders[1]);
+        assert!(folders.iter().all(|folder| Path::new(folder).starts_with(work.join("spill"))), "{folders:?}");
+    }
+
     #[test]
     fn only_the_inputs_and_the_work_folder_can_be_read() {
         let dir = tempfile::tempdir().expect("a folder");

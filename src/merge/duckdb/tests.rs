@@ -524,30 +524,3 @@ fn a_file_that_is_not_sorted_inside_is_found_among_sorted_ones_and_its_slice_is_
     };
     assert_eq!(merged(), merged());
 }
-
-/// Lanes that spill at the same time do not share spill files: DuckDB names those by size and number alone.
-#[test]
-fn lanes_that_spill_at_the_same_time_keep_their_rows_apart() {
-    let mut fixture = Fixture::new();
-    for i in 0..2_u32 {
-        let rows = series(i, i64::from(i) * 500, 1000, 300_000);
-        let long = format!("SELECT *, repeat(md5(value::VARCHAR), 16) AS long FROM ({rows}) ORDER BY hash(value)");
-        fixture.file(&format!("{i}.parquet"), &long);
-    }
-    for verify in [Verify::Content, Verify::Footers] {
-        let mut request = fixture.request();
-        request.options.sort_by = vec!["host".to_owned(), "time".to_owned()];
-        request.options.verify = verify;
-        request.limits.memory_bytes = 400 << 20;
-        let outcome = fixture.merge(&request).expect("merged");
-        assert!(outcome.slices > 1, "one slice is not merged in lanes");
-        assert_eq!(outcome.rows, 600_000);
-        let outputs: Vec<&Path> = outcome.outputs.iter().map(|o| o.path.as_path()).collect();
-        let all: Vec<&Path> = fixture.inputs.iter().map(|i| i.path.as_path()).collect();
-        let digest = |paths: &[&Path]| {
-            fixture
-                .texts(&format!("SELECT sum(hash(time, host, value, long)::HUGEINT)::VARCHAR FROM {}", source(paths)))
-        };
-        assert_eq!(digest(&outputs), digest(&all));
-    }
-}
