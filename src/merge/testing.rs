@@ -12,7 +12,7 @@ pub(crate) fn request(names: &[&str]) -> MergeRequest {
         |name: &&str| MergeInput { name: (*name).into(), path: format!("/inputs/{name}").into(), size_bytes: 7 };
     MergeRequest {
         job_id: "cpu_2025_10_08_14_1728409500_9f3a".into(),
-        work_dir: "/work".into(),
+        work_dir: "/job".into(),
         inputs: names.iter().map(input).collect(),
         output_stem: "cpu_20251008_14_g1_9f3a51c2b7d0".into(),
         generation: 1,

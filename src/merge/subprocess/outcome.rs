@@ -88,7 +88,7 @@ mod tests {
             (|o| o.consumed[0] = "z".into(), "\"z\" was not asked for"),
             (|o| o.outputs.clear(), "without outputs"),
             (|o| o.outputs[0].path = "/etc/passwd".into(), "outside"),
-            (|o| o.outputs[0].path = "/work/../etc/passwd".into(), "outside"),
+            (|o| o.outputs[0].path = "/job/../etc/passwd".into(), "outside"),
             (|o| o.outputs[0].name = "cpu_20251008_14_g1_9f3a51c2b7d0/../x".into(), "not named after"),
             (|o| o.outputs[0].name = "other_compacted.parquet".into(), "not named after"),
             (|o| o.rows = 4, "3 rows"),
