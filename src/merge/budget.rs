@@ -153,4 +153,20 @@ mod tests {
         let threads = |row_bytes| Budget::new(&limits(1024, 8), &options(), row_bytes).threads;
         assert_eq!((threads(100), threads(1000), threads(100_000)), (8, 3, 1));
     }
+
+    /// I11: lanes share the memory, each above DuckDB's floor; a merge that has less than one floor uses one.
+    #[test]
+    fn all_lanes_together_stay_within_the_memory_of_the_merge() {
+        for memory_mib in [1, 64, 128, 200, 256, 512, 1024, 8192] {
+            for threads in [1, 2, 3, 8, 64] {
+                let budget = Budget::new(&limits(memory_mib, threads), &options(), 64);
+                for lanes in 1..=budget.threads {
+                    let lane = budget.lane(lanes);
+                    assert!(lane.duckdb_bytes >= DUCKDB_FLOOR_BYTES);
+                    let together = lane.duckdb_bytes * lanes;
+                    assert!(together <= budget.duckdb_bytes, "{memory_mib} MiB, {threads} threads, {lanes} lanes");
+                }
+            }
+        }
+    }
 }
