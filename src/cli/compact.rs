@@ -13,7 +13,7 @@ use super::progress::Progress;
 use super::scope::ScopeArgs;
 use super::{EXIT_USAGE, format, interrupt};
 use crate::compaction::events::EventSink;
-use crate::compaction::{CycleReport, JobStatus};
+use crate::compaction::{CycleReport, JobStatus, Scope};
 use crate::config::Config;
 use crate::server::build_manager;
 use crate::telemetry::{self, LogStream};
@@ -41,21 +41,10 @@ pub async fn run(args: &CompactArgs, globals: &GlobalArgs, config: &Config) -> a
         return Ok(ExitCode::from(EXIT_USAGE));
     }
     // Bars and log lines would overwrite each other: a terminal gets bars, everything else gets the log.
-    let progress = (err.is_terminal() && !globals.json).then(Progress::start);
-    let stream = if progress.is_some() { LogStream::Neither } else { LogStream::Stderr };
-    telemetry::init(&config.logging, stream)?;
+    let bars = wants_bars(globals);
+    telemetry::init(&config.logging, if bars { LogStream::Neither } else { LogStream::Stderr })?;
     log_foreign_sections(config);
-    let events = progress.as_ref().map_or_else(EventSink::ignore, Progress::sink);
-    let manager = build_manager(config, events)?;
-
-    let cancel = CancellationToken::new();
-    let interrupts = interrupt::watch(cancel.clone())?;
-    let report = manager.run_compaction_cycle(args.scope.to_scope(), cancel).await;
-    drop(interrupts);
-    if let Some(progress) = progress {
-        progress.finish();
-    }
-    let report = report.context("no cycle was run")?;
+    let report = run_cycle(config, args.scope.to_scope(), bars).await?;
     if globals.json {
         serde_json::to_writer_pretty(io::stdout(), &report)?;
         writeln!(io::stdout())?;
@@ -63,6 +52,27 @@ pub async fn run(args: &CompactArgs, globals: &GlobalArgs, config: &Config) -> a
         print(&report, &mut io::stdout().lock())?;
     }
     Ok(if report.needs_attention() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// Whether a person watches who wants to see progress.
+#[must_use]
+pub fn wants_bars(globals: &GlobalArgs) -> bool {
+    io::stderr().is_terminal() && !globals.json
+}
+
+/// One cycle in the foreground, which Ctrl-C stops at a safe point.
+pub async fn run_cycle(config: &Config, scope: Scope, bars: bool) -> anyhow::Result<CycleReport> {
+    let progress = bars.then(Progress::start);
+    let events = progress.as_ref().map_or_else(EventSink::ignore, Progress::sink);
+    let manager = build_manager(config, events)?;
+    let cancel = CancellationToken::new();
+    let interrupts = interrupt::watch(cancel.clone())?;
+    let report = manager.run_compaction_cycle(scope, cancel).await;
+    drop(interrupts);
+    if let Some(progress) = progress {
+        progress.finish();
+    }
+    report.context("no cycle was run")
 }
 
 /// Says once which sections of a shared configuration file are somebody else's.

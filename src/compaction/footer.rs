@@ -12,7 +12,7 @@ use crate::storage::{Storage, StorageError};
 const FIRST_READ_BYTES: u64 = 64 * 1024;
 /// Two magic numbers and the length of a footer.
 const SMALLEST_FILE_BYTES: u64 = 12;
-/// A larger footer is not read. A file of 600 columns and 400 row groups has about 40 MB.
+/// A larger footer is not read: it would be held in memory.
 const MAX_FOOTER_BYTES: u64 = 256 * 1024 * 1024;
 
 /// Why a footer is not known.

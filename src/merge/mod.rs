@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! survey ──> schema ──> slices ──> merge each slice ──> stitch ──> prove
-//! footers    lossless   pure       DuckDB, sorted       parquet    rows, nulls, min/max, fingerprint
-//!            union      cuts                            bytes
+//! footers    lossless   pure       DuckDB, in lanes     parquet    rows, nulls, min/max, fingerprint
+//!            union      cuts       sorted               bytes
 //! ```
 //!
 //! A [`MergeEngine`] gets local files and a folder of its own, and gives back local files. It never talks to storage,
@@ -138,7 +138,7 @@ pub enum Compression {
 #[serde(rename_all = "snake_case")]
 pub enum ParquetVersion {
     V1,
-    /// Newer encodings: 12-24 % smaller at the same speed.
+    /// Newer encodings, which make smaller files.
     V2,
 }
 

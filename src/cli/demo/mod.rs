@@ -10,20 +10,19 @@ use anyhow::{Context, bail};
 use chrono::TimeDelta;
 use clap::Args;
 use serde::Serialize;
-use tokio_util::sync::CancellationToken;
 
 use self::generate::{Measurement, Telemetry};
 use self::queries::{Answers, ask};
 use super::format;
 use super::globals::{GlobalArgs, load_with};
-use super::{EXIT_USAGE, compact, interrupt, progress::Progress};
+use super::{EXIT_USAGE, compact};
 use crate::clock::{Clock, SystemClock};
-use crate::compaction::events::EventSink;
 use crate::compaction::{CycleReport, Scope};
 use crate::config::{Config, Flag};
 use crate::merge::resources::ProcessMemory;
 use crate::partition::{Hour, PartitionId};
-use crate::server::{build_manager, open_storage};
+use crate::server::open_storage;
+use crate::telemetry::{self, LogStream};
 
 mod generate;
 mod queries;
@@ -96,6 +95,8 @@ pub async fn run(args: &DemoArgs, globals: &GlobalArgs) -> anyhow::Result<ExitCo
     std::fs::create_dir(&args.dir).with_context(|| {
         format!("create {}: choose a folder that does not exist yet with --dir", args.dir.display())
     })?;
+    // The demo speaks for itself; a log file is written if the configuration names one.
+    telemetry::init(&config.logging, LogStream::Neither)?;
     let result = show(args, globals, &config).await;
     if args.keep {
         writeln!(io::stderr(), "kept in {}", args.dir.display())?;
@@ -142,7 +143,7 @@ async fn show(args: &DemoArgs, globals: &GlobalArgs, config: &Config) -> anyhow:
     let before = picture(config, &partitions).await?;
     say("compacting …".to_owned())?;
     let began = Instant::now();
-    let cycle = compact_all(config, globals).await?;
+    let cycle = compact::run_cycle(config, Scope::default(), compact::wants_bars(globals)).await?;
     let compact_seconds = began.elapsed().as_secs_f64();
     let merge_peak = cycle.jobs.iter().map(|job| job.peak_memory_bytes).max().unwrap_or(0);
     let own_peak = ProcessMemory::of_this_process().map_or(0, |memory| memory.peak_bytes);
@@ -180,21 +181,6 @@ async fn show(args: &DemoArgs, globals: &GlobalArgs, config: &Config) -> anyhow:
     }
     say("every row is there exactly once: row count and content fingerprint are the same before and after".to_owned())?;
     Ok(ExitCode::SUCCESS)
-}
-
-async fn compact_all(config: &Config, globals: &GlobalArgs) -> anyhow::Result<CycleReport> {
-    use std::io::IsTerminal;
-    let progress = (io::stderr().is_terminal() && !globals.json).then(Progress::start);
-    let events = progress.as_ref().map_or_else(EventSink::ignore, Progress::sink);
-    let manager = build_manager(config, events)?;
-    let cancel = CancellationToken::new();
-    let interrupts = interrupt::watch(cancel.clone())?;
-    let cycle = manager.run_compaction_cycle(Scope::default(), cancel).await;
-    drop(interrupts);
-    if let Some(progress) = progress {
-        progress.finish();
-    }
-    Ok(cycle?)
 }
 
 /// The live files by the reader's rule, and the answers of queries over them.
