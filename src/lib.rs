@@ -13,11 +13,12 @@
 //!          │      │       │
 //!          v      v       v
 //!       storage  lock   merge ── survey, schema, slices, DuckDB, stitch, proof; in a child process
+//!          │      ├──> state ── the SQLite file: leases, history, quarantine, tokens
 //!          └──────┴───────┴──> partition, clock ── vocabulary
 //! ```
 //!
 //! Imports point downwards only; `tests/it/architecture.rs` checks it. `storage`, `lock` and `merge` do not know each other.
-//! `partition`, `clock` and `schedule` know nobody. Only `server`, `cli` and tests name concrete adapters.
+//! `partition`, `clock`, `schedule` and `state` know nobody. Only `server`, `cli` and tests name concrete adapters.
 //!
 //! # Where to look
 //!
@@ -58,5 +59,6 @@ pub mod merge;
 pub mod partition;
 pub mod schedule;
 pub mod server;
+pub mod state;
 pub mod storage;
 pub mod telemetry;

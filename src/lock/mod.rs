@@ -70,7 +70,7 @@ pub enum LockError {
     #[error("the lease on {partition} (token {token}) is no longer held")]
     Lost { partition: PartitionId, token: u64 },
     /// The database file is unusable: wrong format, corrupt, no permission. Someone must act; the message says what.
-    #[error("lock database {path}: {detail}")]
+    #[error("state database {path}: {detail}")]
     Unusable {
         /// The file.
         path: String,
@@ -78,7 +78,7 @@ pub enum LockError {
         detail: String,
     },
     /// The database did not answer in time or failed for now; the operation may have happened.
-    #[error("lock database {path} did not answer: {detail}")]
+    #[error("state database {path} did not answer: {detail}")]
     Unavailable {
         /// The file.
         path: String,

@@ -24,12 +24,10 @@ use rusqlite::{Connection, OptionalExtension, Row, TransactionBehavior, params};
 use super::{Acquired, Lease, LockError, LockManager, WorkerId};
 use crate::clock::Clock;
 use crate::partition::PartitionId;
+use crate::state::{Failure, StateDb, StateError};
 
-mod database;
 #[cfg(test)]
 mod tests;
-
-use database::{Database, Failure};
 
 /// The longest lease. A longer one is shortened to this.
 pub const MAX_TTL: Duration = Duration::from_hours(366 * 24);
@@ -40,18 +38,30 @@ const TIME_FORMAT: &str = "%Y-%m-%d %H:%M:%S";
 /// than once in one process: all handles of a process are the same worker, and exclude each other like any other.
 #[derive(Debug)]
 pub struct CompactionLock {
-    database: Database,
+    state: StateDb,
     clock: Arc<dyn Clock>,
     worker_id: WorkerId,
 }
 
 impl CompactionLock {
+    /// The leases of a state database, taken in the name of this process.
+    #[must_use]
+    pub fn new(state: StateDb, clock: Arc<dyn Clock>) -> Self {
+        Self::for_worker(state, clock, WorkerId::of_this_process())
+    }
+
+    /// The same in the name of another worker, for a program that is more than one: a simulation of several machines.
+    #[must_use]
+    pub fn for_worker(state: StateDb, clock: Arc<dyn Clock>, worker_id: WorkerId) -> Self {
+        Self { state, clock, worker_id }
+    }
+
     /// Opens or creates the file, and its folder. Blocks while it does.
     ///
     /// # Errors
     /// [`LockError::Unusable`] when someone must act: not an SQLite file, no permission, read-only, a newer version.
     pub fn open(db_path: &Path, clock: Arc<dyn Clock>) -> Result<Self, LockError> {
-        Ok(Self { database: Database::open(db_path)?, clock, worker_id: WorkerId::of_this_process() })
+        Ok(Self::new(StateDb::open(db_path)?, clock))
     }
 
     /// The worker that this process is.
@@ -92,31 +102,31 @@ impl LockManager for CompactionLock {
                 let _ = release(connection, &lease, now);
             }
         };
-        self.database.call_or_undo(move |connection| acquire(connection, wanted, now), unclaimed).await
+        Ok(self.state.write_or_undo(move |connection| acquire(connection, wanted, now), unclaimed).await?)
     }
 
     async fn renew(&self, lease: &Lease, ttl: Duration) -> Result<Lease, LockError> {
         self.check_ours(lease)?;
         let now = self.now();
         let renewed = Lease { expires_at: self.expiry(ttl), ..lease.clone() };
-        self.database.call(move |connection| renew(connection, renewed, now)).await?.ok_or_else(|| lost(lease))
+        self.state.write(move |connection| renew(connection, renewed, now)).await?.ok_or_else(|| lost(lease))
     }
 
     async fn release_lock(&self, lease: &Lease) -> Result<(), LockError> {
         self.check_ours(lease)?;
         let (held, now) = (lease.clone(), self.now());
-        let released = self.database.call(move |connection| release(connection, &held, now)).await?;
+        let released = self.state.write(move |connection| release(connection, &held, now)).await?;
         if released { Ok(()) } else { Err(lost(lease)) }
     }
 
     async fn active_locks(&self) -> Result<Vec<Lease>, LockError> {
         let now = self.now();
-        self.database.call(move |connection| active(connection, now)).await
+        Ok(self.state.read(move |connection| active(connection, now)).await?)
     }
 
     async fn cleanup_expired_locks(&self) -> Result<u64, LockError> {
         let now = self.now();
-        self.database.call(move |connection| cleanup(connection, now)).await
+        Ok(self.state.write(move |connection| cleanup(connection, now)).await?)
     }
 }
 
@@ -124,6 +134,15 @@ impl CompactionLock {
     /// Leases of others can be listed, but only their holder renews or releases them.
     fn check_ours(&self, lease: &Lease) -> Result<(), LockError> {
         if lease.worker_id == self.worker_id { Ok(()) } else { Err(lost(lease)) }
+    }
+}
+
+impl From<StateError> for LockError {
+    fn from(error: StateError) -> Self {
+        match error {
+            StateError::Unusable { path, detail } => Self::Unusable { path, detail },
+            StateError::Unavailable { path, detail } => Self::Unavailable { path, detail },
+        }
     }
 }
 
@@ -157,7 +176,7 @@ fn acquire(connection: &mut Connection, wanted: Lease, now: DateTime<Utc>) -> Re
         )?
         .execute(params![path, wanted.worker_id.to_string(), text(now), text(wanted.expires_at), token])?;
     transaction.commit()?;
-    let token = u64::try_from(token).map_err(|_| Failure::row(&path, "token", "negative"))?;
+    let token = u64::try_from(token).map_err(|_| Failure::row("compaction_locks", &path, "token", "negative"))?;
     Ok(Acquired::Yes(Lease { token, ..wanted }))
 }
 
@@ -211,12 +230,13 @@ fn read_lease(row: &Row<'_>) -> Result<Lease, Failure> {
     let time = |column: &str| -> Result<DateTime<Utc>, Failure> {
         let value: String = row.get(column)?;
         let parsed = NaiveDateTime::parse_from_str(&value, TIME_FORMAT);
-        Ok(parsed.map_err(|_| Failure::row(&path, column, &value))?.and_utc())
+        Ok(parsed.map_err(|_| Failure::row("compaction_locks", &path, column, &value))?.and_utc())
     };
     Ok(Lease {
-        partition: path.parse().map_err(|_| Failure::row(&path, "partition_path", &path))?,
-        worker_id: worker_id.parse().map_err(|_| Failure::row(&path, "worker_id", &worker_id))?,
-        token: u64::try_from(token).map_err(|_| Failure::row(&path, "token", &token.to_string()))?,
+        partition: path.parse().map_err(|_| Failure::row("compaction_locks", &path, "partition_path", &path))?,
+        worker_id: worker_id.parse().map_err(|_| Failure::row("compaction_locks", &path, "worker_id", &worker_id))?,
+        token: u64::try_from(token)
+            .map_err(|_| Failure::row("compaction_locks", &path, "token", &token.to_string()))?,
         locked_at: time("locked_at")?,
         expires_at: time("expires_at")?,
     })

@@ -184,7 +184,7 @@ fn an_acquisition_that_nobody_waits_for_is_undone() {
     let locks = f.open();
     let p = partition("db/cpu/2025/10/08/14");
     let (open, gate) = std::sync::mpsc::channel::<()>();
-    let busy = locks.database.call(move |_| {
+    let busy = locks.state.write(move |_| {
         let _ = gate.recv();
         Ok(())
     });
