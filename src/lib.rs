@@ -8,6 +8,7 @@
 //!          │  compact plan        │
 //!          │  demo config         ├─> config      file, environment, flags; every problem at once
 //!          │  (merge_worker)      ├─> telemetry   log lines
+//!          │                      ├─> scheduler   schedules: when a cycle starts
 //!          v                      v
 //!        compaction  ── what to merge, how a job goes, the commit protocol, what readers see
 //!          │      │       │
@@ -58,6 +59,7 @@ pub mod lock;
 pub mod merge;
 pub mod partition;
 pub mod schedule;
+pub mod scheduler;
 pub mod server;
 pub mod state;
 pub mod storage;

@@ -87,13 +87,13 @@ pub async fn show(
         let candidates: Vec<_> = seen.candidates.iter().map(Candidate::to_report).collect();
         let plan = json!({
             "candidates": candidates, "skipped": seen.skipped, "problems": seen.problems,
-            "unrecognised": seen.unrecognised, "next_run": next_run,
+            "unrecognised": seen.unrecognised, "next_run": next_run.map(|(time, _)| time),
         });
         writeln!(out, "{plan:#}")?;
     } else {
         seen.print(explain, &mut out)?;
         match next_run {
-            Some(time) => writeln!(out, "schedule {}: next run {}", config.schedule.as_str(), time.format("%FT%TZ"))?,
+            Some((time, schedule)) => writeln!(out, "schedule {schedule}: next run {}", time.format("%FT%TZ"))?,
             None => writeln!(out, "no next run: compaction is disabled, or the schedule never comes round")?,
         }
     }

@@ -3,6 +3,7 @@
 //! One flat LIST per measurement, grouped by hour on the fly. A partition's head is read only where the listing alone
 //! cannot say that it is at rest, so an idle cycle costs little more than its LIST pages.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use futures::stream::{self, BoxStream, StreamExt};
@@ -15,6 +16,7 @@ use super::policy;
 use super::record::Head;
 use super::recovery::{NextStep, next_step};
 use super::report::{Problem, Skipped};
+use super::settings::CompactionSettings;
 use super::settle::tidy_plan;
 use crate::partition::{FileKind, Listing, PartitionId};
 use crate::storage::{Scanned, StorageError};
@@ -27,8 +29,22 @@ const LOOKS_AT_ONCE: usize = 16;
 pub struct Scope {
     pub database: Option<String>,
     pub measurement: Option<String>,
-    /// One partition; the other two are then ignored.
+    /// One partition; everything else is then ignored.
     pub partition: Option<PartitionId>,
+    /// Only measurements whose schedule is one of these. `None`: whatever their schedule is, as by hand.
+    pub schedules: Option<BTreeSet<String>>,
+}
+
+impl Scope {
+    /// Whether some measurement of the database may be in scope: if not, the database is not even listed.
+    fn may_reach(&self, settings: &CompactionSettings, database: &str) -> bool {
+        let due = |schedules: &BTreeSet<String>| settings.schedules_in(database).iter().any(|s| schedules.contains(*s));
+        self.schedules.as_ref().is_none_or(due)
+    }
+
+    fn reaches(&self, settings: &CompactionSettings, database: &str, measurement: &str) -> bool {
+        self.schedules.as_ref().is_none_or(|due| due.contains(settings.schedule_of(database, measurement)))
+    }
 }
 
 /// A partition with work.
@@ -113,7 +129,7 @@ pub enum Finding {
 /// Looks at everything in scope.
 #[must_use]
 pub fn scan(env: Arc<JobEnv>, scope: Scope) -> BoxStream<'static, Finding> {
-    if let Some(partition) = scope.partition {
+    if let Some(partition) = scope.partition.clone() {
         return stream::once(async move {
             match env.storage.list_partition(&partition).await {
                 Ok(listing) => look(&env, partition, listing).await,
@@ -123,9 +139,10 @@ pub fn scan(env: Arc<JobEnv>, scope: Scope) -> BoxStream<'static, Finding> {
         .boxed();
     }
     let looking = Arc::clone(&env);
-    databases(Arc::clone(&env), scope.database)
+    let scope = Arc::new(scope);
+    databases(Arc::clone(&env), Arc::clone(&scope))
         .flat_map(move |database| match database {
-            Ok(database) => measurements(Arc::clone(&env), database, scope.measurement.clone()),
+            Ok(database) => measurements(Arc::clone(&env), database, Arc::clone(&scope)),
             Err(finding) => one(Err(finding)),
         })
         .map(move |found| {
@@ -149,15 +166,18 @@ fn one<T: Send + 'static>(item: Found<T>) -> BoxStream<'static, Found<T>> {
     stream::once(async move { item }).boxed()
 }
 
-fn databases(env: Arc<JobEnv>, only: Option<String>) -> BoxStream<'static, Found<String>> {
+fn databases(env: Arc<JobEnv>, scope: Arc<Scope>) -> BoxStream<'static, Found<String>> {
     stream::once(async move {
-        let found = match only {
-            Some(database) => Ok(vec![database]),
+        let found = match &scope.database {
+            Some(database) => Ok(vec![database.clone()]),
             None => env.storage.databases().await,
         };
         let items: Vec<Found<String>> = match found {
             Err(error) => vec![Err(problem(&env.storage.location(), &error))],
-            Ok(names) => names.into_iter().map(|name| not_excluded(&env, name)).collect(),
+            Ok(mut names) => {
+                names.retain(|name| scope.may_reach(&env.settings, name));
+                names.into_iter().map(|name| not_excluded(&env, name)).collect()
+            }
         };
         stream::iter(items)
     })
@@ -174,22 +194,25 @@ fn not_excluded(env: &JobEnv, database: String) -> Found<String> {
     }
 }
 
-fn measurements(env: Arc<JobEnv>, database: String, only: Option<String>) -> BoxStream<'static, Found<Scanned>> {
+fn measurements(env: Arc<JobEnv>, database: String, scope: Arc<Scope>) -> BoxStream<'static, Found<Scanned>> {
     stream::once(async move {
-        let found = match only {
-            Some(measurement) => Ok(vec![measurement]),
+        let found = match &scope.measurement {
+            Some(measurement) => Ok(vec![measurement.clone()]),
             None => env.storage.measurements(&database).await,
         };
         match found {
             Err(error) => one(Err(problem(&database, &error))),
-            Ok(names) => stream::iter(names)
-                .flat_map(move |measurement| {
-                    let place = format!("{database}/{measurement}");
-                    env.storage
-                        .scan_measurement(&database, &measurement)
-                        .map(move |scanned| scanned.map_err(|error| problem(&place, &error)))
-                })
-                .boxed(),
+            Ok(mut names) => {
+                names.retain(|name| scope.reaches(&env.settings, &database, name));
+                stream::iter(names)
+                    .flat_map(move |measurement| {
+                        let place = format!("{database}/{measurement}");
+                        env.storage
+                            .scan_measurement(&database, &measurement)
+                            .map(move |scanned| scanned.map_err(|error| problem(&place, &error)))
+                    })
+                    .boxed()
+            }
         }
     })
     .flatten()

@@ -1,5 +1,6 @@
 //! The settings of the compaction service, typed and validated. `config` builds them; nothing here reads a file.
 
+use std::collections::BTreeSet;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -52,6 +53,9 @@ pub struct PartitionSettings {
     /// The level for a codec that has levels. Kept beside `merge.compression`, so that an override which changes only
     /// the codec, or only the level, finds the other one.
     pub compression_level: u8,
+    /// The text of the cron schedule that the partition is compacted by. Here it is only a name: a partition belongs to
+    /// exactly one schedule, and a cycle works on those whose turn it is.
+    pub schedule: String,
 }
 
 /// A compression codec, without its level.
@@ -111,6 +115,7 @@ pub struct PartitionPatch {
     pub sort_by: Option<Vec<String>>,
     pub time_column: Option<String>,
     pub verify: Option<Verify>,
+    pub schedule: Option<String>,
 }
 
 impl CompactionSettings {
@@ -124,6 +129,28 @@ impl CompactionSettings {
             }
         }
         settings
+    }
+
+    /// The schedule that a measurement belongs to: the last match wins.
+    #[must_use]
+    pub fn schedule_of(&self, database: &str, measurement: &str) -> &str {
+        let matching = |o: &&PartitionOverride| matches(&o.database, database) && matches(&o.measurement, measurement);
+        let last = self.overrides.iter().filter(matching).filter_map(|o| o.set.schedule.as_deref()).next_back();
+        last.unwrap_or(&self.partition.schedule)
+    }
+
+    /// The schedules that measurements of a database can belong to, whatever their names are.
+    #[must_use]
+    pub fn schedules_in(&self, database: &str) -> BTreeSet<&str> {
+        let mut found = BTreeSet::from([self.partition.schedule.as_str()]);
+        for o in self.overrides.iter().filter(|o| matches(&o.database, database)) {
+            let Some(schedule) = &o.set.schedule else { continue };
+            if o.measurement == ANY {
+                found.clear();
+            }
+            found.insert(schedule);
+        }
+        found
     }
 }
 
@@ -153,8 +180,11 @@ impl PartitionSettings {
     }
 }
 
+/// The pattern that every name matches.
+const ANY: &str = "*";
+
 fn matches(pattern: &str, name: &str) -> bool {
-    pattern == "*" || pattern == name
+    pattern == ANY || pattern == name
 }
 
 impl PartitionPatch {
@@ -165,6 +195,7 @@ impl PartitionPatch {
             }
         }
         to.set_compression(self.codec.unwrap_or(to.codec()), self.compression_level.unwrap_or(to.compression_level));
+        set(&mut to.schedule, self.schedule.as_ref());
         let (policy, merge) = (&mut to.policy, &mut to.merge);
         set(&mut policy.min_age, self.min_age.as_ref());
         set(&mut policy.min_files, self.min_files.as_ref());
@@ -179,5 +210,47 @@ impl PartitionPatch {
         set(&mut merge.sort_by, self.sort_by.as_ref());
         set(&mut merge.time_column, self.time_column.as_ref());
         set(&mut merge.verify, self.verify.as_ref());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+
+    fn settings(overrides: &[(&str, &str, &str)]) -> CompactionSettings {
+        let mut settings = Config::default().compaction;
+        settings.partition.schedule = "default".to_owned();
+        settings.overrides = overrides
+            .iter()
+            .map(|(database, measurement, schedule)| PartitionOverride {
+                database: (*database).to_owned(),
+                measurement: (*measurement).to_owned(),
+                set: PartitionPatch { schedule: Some((*schedule).to_owned()), ..PartitionPatch::default() },
+            })
+            .collect();
+        settings
+    }
+
+    #[test]
+    fn a_measurement_belongs_to_the_schedule_of_the_last_override_that_matches() {
+        let settings = settings(&[("staging", "*", "often"), ("*", "cpu", "cpu"), ("staging", "disk", "disk")]);
+        for (database, measurement, schedule) in [
+            ("prod", "mem", "default"),
+            ("prod", "cpu", "cpu"),
+            ("staging", "mem", "often"),
+            ("staging", "cpu", "cpu"),
+            ("staging", "disk", "disk"),
+        ] {
+            assert_eq!(settings.schedule_of(database, measurement), schedule, "{database}/{measurement}");
+            assert!(settings.schedules_in(database).contains(schedule), "{database}/{measurement}");
+        }
+    }
+
+    #[test]
+    fn a_databases_schedules_leave_out_what_a_later_override_replaces_for_all_its_measurements() {
+        let settings = settings(&[("db", "cpu", "first"), ("db", "*", "all"), ("db", "mem", "mem")]);
+        assert_eq!(settings.schedules_in("db"), BTreeSet::from(["all", "mem"]));
+        assert_eq!(settings.schedules_in("other"), BTreeSet::from(["default"]));
     }
 }

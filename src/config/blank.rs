@@ -50,6 +50,7 @@ pub(super) fn blank() -> Config {
                     verify: Verify::Content,
                 },
                 compression_level: 0,
+                schedule: String::new(),
             },
             overrides: Vec::new(),
         },

@@ -182,8 +182,11 @@ pub const KEYS: &[Key] = &[
         default: "5 * * * *",
         why: "When cycles run: five-field Unix cron, or @hourly and the like; a few minutes past the hour, when late writers are done.",
         secret: false,
-        set: |c, v| c.schedule = Schedule::parse(v.text()).expect("checked by its kind"),
-        patch: None,
+        set: |c, v| {
+            c.schedule = schedule(v);
+            c.compaction.partition.schedule = c.schedule.to_string();
+        },
+        patch: Some(|p, v| p.schedule = Some(schedule(v).to_string())),
     },
     Key {
         name: "compaction.schedule_timezone",
@@ -491,6 +494,10 @@ impl Key {
 }
 
 const MASK: &str = "********";
+
+fn schedule(value: &Value) -> Schedule {
+    Schedule::parse(value.text()).expect("checked by its kind")
+}
 
 fn policy(config: &mut Config) -> &mut PolicySettings {
     &mut config.compaction.partition.policy

@@ -36,6 +36,7 @@ use chrono_tz::Tz;
 
 use crate::compaction::settings::{CompactionSettings, PartitionOverride, PartitionPatch};
 use crate::schedule::Schedule;
+use crate::scheduler::SchedulerSettings;
 use crate::telemetry::LoggingSettings;
 
 pub use keys::{KEYS, Key};
@@ -49,7 +50,7 @@ pub struct Config {
     pub storage: StorageSettings,
     pub state: StateSettings,
     pub logging: LoggingSettings,
-    /// When cycles run.
+    /// When cycles run, where no override says otherwise.
     pub schedule: Schedule,
     /// Whose wall clock the schedule follows.
     pub timezone: Tz,
@@ -172,10 +173,28 @@ impl Config {
         if found.problems.is_empty() { Ok(found.into_config(file)) } else { Err(ConfigError::new(found.problems)) }
     }
 
-    /// The first tick of the schedule after `now`.
+    /// What the scheduler works by.
     #[must_use]
-    pub fn next_run(&self, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
-        self.schedule.next_after(now, self.timezone)
+    pub fn scheduler(&self) -> SchedulerSettings {
+        SchedulerSettings { enabled: self.compaction.enabled, schedules: self.schedules(), timezone: self.timezone }
+    }
+
+    /// The first tick of any schedule after `now`, and that schedule.
+    #[must_use]
+    pub fn next_run(&self, now: DateTime<Utc>) -> Option<(DateTime<Utc>, Schedule)> {
+        let ticks = self.schedules().into_iter().filter_map(|s| Some((s.next_after(now, self.timezone)?, s)));
+        ticks.min_by_key(|(tick, _)| *tick)
+    }
+
+    /// Every schedule once, that of the service first.
+    fn schedules(&self) -> Vec<Schedule> {
+        let mut schedules = vec![self.schedule.clone()];
+        for text in self.compaction.overrides.iter().filter_map(|o| o.set.schedule.as_deref()) {
+            if schedules.iter().all(|known| known.as_str() != text) {
+                schedules.push(Schedule::parse(text).expect("the table of keys lets no other text through"));
+            }
+        }
+        schedules
     }
 
     /// Every key with its effective value and where that comes from.

@@ -4,7 +4,7 @@ use super::keys::{KEYS, Key};
 
 /// Sections and keys that belong to this service, in a version that has them. They are refused like any unknown name,
 /// because a key that is accepted and does nothing is worse than an error.
-const NOT_YET: [&str; 14] = [
+const NOT_YET: [&str; 13] = [
     "server",
     "auth",
     "storage.s3",
@@ -18,7 +18,6 @@ const NOT_YET: [&str; 14] = [
     "compaction.max_attempts",
     "compaction.quarantine_retry_hours",
     "compaction.history_limit",
-    "compaction.override.schedule",
 ];
 
 /// About a key or section of the file, by dotted name.
@@ -33,9 +32,6 @@ pub(super) fn unknown_key(name: &str) -> String {
 
 /// About a key of an override, by its name alone.
 pub(super) fn unknown_override_key(name: &str) -> String {
-    if NOT_YET.contains(&format!("compaction.override.{name}").as_str()) {
-        return "not supported by this version".to_owned();
-    }
     if KEYS.iter().any(|key| key.section() == "compaction" && key.last_name() == name) {
         return "holds for the whole service and cannot be set in an override".to_owned();
     }
@@ -107,7 +103,6 @@ mod tests {
         }
         assert_ne!(unknown_key("serverless"), "not supported by this version");
         assert_eq!(unknown_variable("COMPACTION_HISTORY_LIMIT"), "not supported by this version");
-        assert_eq!(unknown_override_key("schedule"), "not supported by this version");
     }
 
     #[test]

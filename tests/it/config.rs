@@ -276,7 +276,7 @@ database = 'a'
 measurement = '*'
 min_files = 'x'
 temp_dir = '/tmp'
-schedule = '@hourly'
+schedule = 'hourly'
 
 [[compaction.override]]
 database = 'a/b'
@@ -304,7 +304,7 @@ arc.conf:16: storage.local = 5: is a section, not a value
 arc.conf:18: colours: unknown key
 arc.conf:24: compaction.override.0.min_files = 'x': must be a whole number from 1 to 1000000, this is a string
 arc.conf:25: compaction.override.0.temp_dir = '/tmp': holds for the whole service and cannot be set in an override
-arc.conf:26: compaction.override.0.schedule = '@hourly': not supported by this version
+arc.conf:26: compaction.override.0.schedule = 'hourly': must be a five-field cron schedule: a schedule has five fields (minute hour day-of-month month day-of-week), this one has 1
 arc.conf:28: compaction.override.1: needs measurement: a name, or \"*\" for every one
 arc.conf:29: compaction.override.1.database = 'a/b': \"a/b\" has a slash and is no name
 COMPACTION_MIN_FILE: unknown variable, did you mean COMPACTION_MIN_FILES?
@@ -511,6 +511,7 @@ fn every_key_of_an_override_changes_the_settings_of_the_partitions_it_names_and_
             "min_files",
             "parquet_version",
             "row_group_size",
+            "schedule",
             "settle_seconds",
             "sort_by",
             "target_file_size_mb",

@@ -77,7 +77,7 @@ const TRAPS: [(u32, &str, &str); 70] = [
         "a_partition_without_the_time_column_is_skipped_with_the_reason_before_any_work",
     ),
     (35, "fair order", "databases_take_turns_and_the_most_files_go_first"),
-    (36, "a tick is queued, not dropped", "later: scheduler"),
+    (36, "a tick is queued, not dropped", "ticks_during_a_cycle_become_exactly_one_further_cycle_right_after_it"),
     (37, "the oldest candidate's age is known", "later: metrics"),
     (38, "space is checked first", "a_full_temp_disk_is_noticed_before_any_work_and_nothing_is_lost"),
     (39, "text and timestamp times stay apart", "conflicting_columns_stay_apart_without_any_loss"),
