@@ -51,12 +51,15 @@
 //! # }
 //! ```
 
+pub mod api;
 pub mod cli;
 pub mod clock;
 pub mod compaction;
 pub mod config;
 pub mod lock;
 pub mod merge;
+pub mod metrics;
+pub mod monitoring;
 pub mod partition;
 pub mod schedule;
 pub mod scheduler;
