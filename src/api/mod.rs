@@ -16,6 +16,7 @@
 mod candidates;
 mod connections;
 mod cycle;
+pub mod dashboard;
 pub mod error;
 mod events;
 pub mod input;
@@ -44,38 +45,56 @@ pub use events::{HEARTBEAT, MAX_SUBSCRIBERS, MAX_WAITING_EVENTS};
 use self::error::{ApiError, shown};
 use crate::compaction::CompactionManager;
 use crate::compaction::events::Event;
+use crate::monitoring::{Readiness, Scrape};
 use crate::scheduler::CompactionScheduler;
+
+/// The parts of the service that the handlers need.
+pub struct AppParts {
+    pub manager: Arc<CompactionManager>,
+    pub scheduler: Arc<CompactionScheduler>,
+    /// What happens, for those who follow it. The manager's event sink sends here; a queue of [`MAX_WAITING_EVENTS`].
+    pub events: broadcast::Sender<Event>,
+    pub storage_info: StorageInfo,
+    pub readiness: Readiness,
+    pub scrape: Scrape,
+    /// Cancelled when the server stops: ends the streams, which would go on for ever.
+    pub stopping: CancellationToken,
+}
+
+impl fmt::Debug for AppParts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AppParts").finish_non_exhaustive()
+    }
+}
 
 /// What the handlers work with.
 #[derive(Clone)]
 pub struct AppState {
-    pub manager: Arc<CompactionManager>,
-    pub scheduler: Arc<CompactionScheduler>,
-    /// What happens, for those who follow it. The manager's event sink sends here.
-    pub events: broadcast::Sender<Event>,
-    pub storage_info: StorageInfo,
-    /// Cancelled when the server stops: ends the streams, which would go on for ever.
-    pub stopping: CancellationToken,
+    manager: Arc<CompactionManager>,
+    scheduler: Arc<CompactionScheduler>,
+    events: broadcast::Sender<Event>,
+    storage_info: StorageInfo,
+    readiness: Readiness,
+    scrape: Scrape,
+    stopping: CancellationToken,
     /// Places for followers of the events.
-    pub subscribers: Arc<Semaphore>,
+    subscribers: Arc<Semaphore>,
     /// Turns to scan storage.
-    pub scans: Arc<Semaphore>,
+    scans: Arc<Semaphore>,
 }
 
 impl AppState {
     #[must_use]
-    pub fn new(
-        manager: Arc<CompactionManager>,
-        scheduler: Arc<CompactionScheduler>,
-        events: broadcast::Sender<Event>,
-        storage_info: StorageInfo,
-    ) -> Self {
+    pub fn new(parts: AppParts) -> Self {
+        let AppParts { manager, scheduler, events, storage_info, readiness, scrape, stopping } = parts;
         Self {
             manager,
             scheduler,
             events,
             storage_info,
-            stopping: CancellationToken::new(),
+            readiness,
+            scrape,
+            stopping,
             subscribers: Arc::new(Semaphore::new(MAX_SUBSCRIBERS)),
             scans: Arc::new(Semaphore::new(candidates::MAX_SCANS_AT_ONCE)),
         }
@@ -106,7 +125,10 @@ fn routes() -> Routes {
         .get("/api/partitions/{db}/{measurement}/{y}/{m}/{d}/{h}/files", partitions::files)
         .get("/api/connections/storage", connections::storage)
         .get("/health", service::health)
+        .get("/ready", service::ready)
+        .get("/metrics", service::metrics)
         .get("/openapi.json", service::openapi)
+        .get("/", service::dashboard)
 }
 
 /// The router: every route, and the answers to everything else.

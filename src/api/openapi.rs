@@ -24,7 +24,7 @@ pub fn document() -> OpenApi {
     paths(
         status::status, status::stats, candidates::list, cycle::trigger, jobs::list, jobs::one, jobs::cancel, jobs::history,
         cycle::pause, cycle::resume, locks::list, events::follow, partitions::files, connections::storage,
-        service::health, service::openapi,
+        service::health, service::ready, service::metrics, service::openapi, service::dashboard,
     ),
     components(schemas(ErrorBody, job::Job, events::CycleSummary)),
     security(("api_key" = []), ("bearer" = [])),

@@ -120,14 +120,13 @@ pub async fn status(
     let totals = app.manager.history().totals().await?;
     let backlog = app.manager.backlog();
     let cycle_id = app.manager.running_cycle();
-    let settings = app.scheduler.settings();
     Ok(Json(ServiceStatus {
         scheduler: SchedulerStatus {
-            enabled: settings.enabled,
+            enabled: app.scheduler.is_enabled(),
             running: app.scheduler.is_running(),
             paused: app.scheduler.is_paused(),
-            schedule: settings.schedule.as_str().to_owned(),
-            timezone: settings.timezone.name().to_owned(),
+            schedule: app.scheduler.schedule().to_owned(),
+            timezone: app.scheduler.timezone().name().to_owned(),
             next_run: app.scheduler.next_run(),
             last_run: app.scheduler.last_run(),
         },
