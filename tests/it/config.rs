@@ -8,6 +8,7 @@ use std::time::Duration;
 use arc::compaction::settings::{Codec, Compression, Isolation, ParquetVersion, Verify};
 use arc::config::{Config, ConfigError, Flag, Input, KEYS, Key, Kind, Source, Value};
 use arc::partition::{Hour, PartitionId};
+use arc::schedule::Schedule;
 use arc::telemetry::LogFormat;
 use tempfile::TempDir;
 
@@ -466,6 +467,35 @@ compression = 'zstd'
         keys,
         ["compaction.override.2.database", "compaction.override.2.measurement", "compaction.override.2.compression"]
     );
+}
+
+#[test]
+fn the_scheduler_gets_every_schedule_once_and_the_next_run_is_that_of_any() {
+    let text = "\
+[compaction]
+schedule_timezone = 'Asia/Kolkata'
+[[compaction.override]]
+database = 'staging'
+measurement = '*'
+schedule = ' */15 * * * * '
+[[compaction.override]]
+database = '*'
+measurement = 'cpu'
+schedule = '*/15 * * * *'
+[[compaction.override]]
+database = 'prod'
+measurement = '*'
+schedule = '5 * * * *'
+";
+    let config = Setup::new(text).load().unwrap();
+    let scheduler = config.scheduler();
+    let schedules: Vec<&str> = scheduler.schedules.iter().map(Schedule::as_str).collect();
+    assert_eq!(schedules, ["5 * * * *", "*/15 * * * *"]);
+    assert_eq!((scheduler.enabled, scheduler.timezone.name()), (true, "Asia/Kolkata"));
+    assert_eq!(config.compaction.schedule_of("staging", "mem"), "*/15 * * * *");
+    assert_eq!(config.compaction.schedule_of("prod", "cpu"), "5 * * * *");
+    let (time, schedule) = config.next_run("2025-10-08T15:40:00Z".parse().unwrap()).unwrap();
+    assert_eq!((time.to_rfc3339().as_str(), schedule.as_str()), ("2025-10-08T15:45:00+00:00", "*/15 * * * *"));
 }
 
 /// T59, for overrides.

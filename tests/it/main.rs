@@ -13,6 +13,7 @@ mod environment;
 mod faults;
 mod fidelity;
 mod readme;
+mod scheduler;
 mod shapes;
 mod support;
 mod traps;

@@ -14,7 +14,10 @@ use duckdb::Connection;
 use serde_json::Value;
 use tempfile::TempDir;
 
+pub mod gate;
+pub mod log;
 pub mod stores;
+pub mod time;
 
 /// An hour long over.
 pub const PARTITION: &str = "db/cpu/2025/10/08/14";
