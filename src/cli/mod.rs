@@ -34,7 +34,6 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Compact everything that is ready, now, in the foreground
     Compact(compact::CompactArgs),
     /// Show what `compact` would do, and what it would not do and why
     Plan(plan::PlanArgs),

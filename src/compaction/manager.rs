@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use futures::StreamExt;
-use futures::stream::BoxStream;
+use futures::stream::{self, BoxStream};
 use tokio::sync::OnceCell;
 use tokio::task::{Id, JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -15,6 +15,7 @@ use tracing::{error, info, warn};
 use super::error::{Disposition, JobError};
 use super::events::{Event, EventSink};
 use super::job::{self, Attempt, AttemptId, AttemptReport, JobEnv, LOG};
+use super::ledger::{Ledger, Waits};
 use super::queue::Queue;
 use super::report::{CycleReport, JobStatus, Problem, Skipped, duration_seconds};
 use super::scan::{self, Candidate, Finding, Scope};
@@ -24,6 +25,7 @@ use crate::clock::Clock;
 use crate::lock::LockManager;
 use crate::merge::{MergeEngine, MergeLimits};
 use crate::partition::PartitionId;
+use crate::state::StateDb;
 use crate::storage::{OwnedDir, Storage, StorageError};
 
 /// The parts that a manager works with.
@@ -31,6 +33,7 @@ use crate::storage::{OwnedDir, Storage, StorageError};
 pub struct Components {
     pub storage: Storage,
     pub locks: Arc<dyn LockManager>,
+    pub state: StateDb,
     pub engine: Arc<dyn MergeEngine>,
     pub clock: Arc<dyn Clock>,
     /// What one merge may use.
@@ -74,11 +77,12 @@ impl fmt::Debug for CompactionManager {
 impl CompactionManager {
     #[must_use]
     pub fn new(components: Components, settings: CompactionSettings) -> Self {
-        let Components { storage, locks, engine, clock, limits, events, seed } = components;
+        let Components { storage, locks, state, engine, clock, limits, events, seed } = components;
         let temp_budget = TempBudget::new(settings.max_temp_bytes);
         let settings = Arc::new(settings);
+        let ledger = Ledger::new(state.clone());
         Self {
-            env: Arc::new(JobEnv { storage, locks, engine, clock, settings, limits, temp_budget, events }),
+            env: Arc::new(JobEnv { storage, locks, engine, clock, settings, limits, temp_budget, ledger, events }),
             random: Mutex::new(fastrand::Rng::with_seed(seed)),
             active: Arc::default(),
             cycle: tokio::sync::Mutex::new(()),
@@ -89,7 +93,19 @@ impl CompactionManager {
     /// Everything in scope, with what there is to do or why there is nothing. Read-only, streamed.
     #[must_use]
     pub fn examine(&self, scope: Scope) -> BoxStream<'static, Finding> {
-        scan::scan(Arc::clone(&self.env), scope)
+        self.examine_with(scope, Waits::Kept)
+    }
+
+    /// The same, for somebody who may want to override the waits after failures.
+    #[must_use]
+    pub fn examine_with(&self, scope: Scope, waits: Waits) -> BoxStream<'static, Finding> {
+        let env = Arc::clone(&self.env);
+        stream::once(async move {
+            let standing = Arc::new(env.ledger.load().await);
+            scan::scan(env, scope, standing, waits)
+        })
+        .flatten()
+        .boxed()
     }
 
     /// The partitions with work. Read-only, streamed, in no particular order.
@@ -118,20 +134,22 @@ impl CompactionManager {
         active.get(job_id).map(|(_, cancel)| cancel.cancel()).is_some()
     }
 
-    /// Works on one partition now: settles it, and compacts it if the policy wants that.
+    /// Works on one partition now: settles it, and compacts it if the policy wants that, also if it would have to wait after
+    /// failures.
     pub async fn compact_partition(
         &self,
         partition: &PartitionId,
         cancel: &CancellationToken,
     ) -> Result<AttemptReport, JobError> {
         self.probe().await.map_err(|source| JobError::Storage { step: "check storage", source })?;
-        self.task(partition.clone(), cancel).await
+        self.task(partition.clone(), Waits::Overridden, cancel).await
     }
 
     /// One cycle: clear what dead processes left, scan, and work through the candidates, several at a time.
     ///
     /// Failures of single partitions stand in the report and stop nobody (I9, I10). On cancellation running jobs stop at
-    /// their next safe point, and the report says how many candidates were left.
+    /// their next safe point, and the report says how many candidates were left. A scope of one partition is a wish to have
+    /// it tried now: it does not wait after failures.
     pub async fn run_compaction_cycle(
         &self,
         scope: Scope,
@@ -140,13 +158,14 @@ impl CompactionManager {
         let Ok(_one_at_a_time) = self.cycle.try_lock() else { return Err(CycleError::AlreadyRunning) };
         let mut cycle = Cycle::begin(self);
         self.clear_leftovers(&mut cycle).await;
+        let waits = scope.waits();
         let queue = self.scan(scope, &mut cycle, &cancel).await;
         info!(target: LOG, candidates = queue.len(), "Found {} compaction candidates", queue.len());
         self.env.events.send(Event::CandidatesFound { count: queue.len() });
         cycle.report.candidates_left = queue.overflow();
         if !queue.is_empty() {
             match self.probe().await {
-                Ok(()) => self.work_through(queue.into_fair_order(), &mut cycle, &cancel).await,
+                Ok(()) => self.work_through(queue.into_fair_order(), waits, &mut cycle, &cancel).await,
                 Err(error) => {
                     cycle.report.candidates_left += queue.len() as u64;
                     cycle.problem(&self.env.storage.location(), &error);
@@ -180,7 +199,9 @@ impl CompactionManager {
 
     async fn scan(&self, scope: Scope, cycle: &mut Cycle, cancel: &CancellationToken) -> Queue {
         let mut queue = Queue::default();
-        let mut findings = self.examine(scope);
+        let standing = Arc::new(self.env.ledger.load().await);
+        let waits = scope.waits();
+        let mut findings = scan::scan(Arc::clone(&self.env), scope, Arc::clone(&standing), waits);
         while let Some(finding) = findings.next().await {
             if cancel.is_cancelled() {
                 break;
@@ -190,7 +211,12 @@ impl CompactionManager {
                     cycle.report.partitions_scanned += 1;
                     queue.push(&candidate);
                 }
-                Finding::Skipped(_) => cycle.report.partitions_scanned += 1,
+                Finding::Skipped(skipped) => {
+                    cycle.report.partitions_scanned += 1;
+                    if skipped.reason.is_trouble() {
+                        cycle.report.skipped.push(skipped);
+                    }
+                }
                 Finding::Problem(problem) => {
                     warn!(target: LOG, place = problem.place, error = problem.error, "{}: {}", problem.place, problem.error);
                     cycle.report.problems.push(problem);
@@ -200,17 +226,24 @@ impl CompactionManager {
                 }
             }
         }
+        self.env.ledger.forget_obsolete(&standing, self.env.clock.now()).await;
         queue
     }
 
-    async fn work_through(&self, mut queue: VecDeque<PartitionId>, cycle: &mut Cycle, cancel: &CancellationToken) {
+    async fn work_through(
+        &self,
+        mut queue: VecDeque<PartitionId>,
+        waits: Waits,
+        cycle: &mut Cycle,
+        cancel: &CancellationToken,
+    ) {
         let at_once = self.env.settings.max_concurrent_jobs.get();
         let mut running: JoinSet<Result<AttemptReport, JobError>> = JoinSet::new();
         let mut partitions: HashMap<Id, PartitionId> = HashMap::new();
         loop {
             while running.len() < at_once && !cancel.is_cancelled() && !cycle.out_of_time(&self.env.settings) {
                 let Some(partition) = queue.pop_front() else { break };
-                let task = running.spawn(self.task(partition.clone(), cancel));
+                let task = running.spawn(self.task(partition.clone(), waits, cancel));
                 partitions.insert(task.id(), partition);
             }
             let Some(ended) = running.join_next_with_id().await else { break };
@@ -230,6 +263,7 @@ impl CompactionManager {
     fn task(
         &self,
         partition: PartitionId,
+        waits: Waits,
         cancel: &CancellationToken,
     ) -> impl Future<Output = Result<AttemptReport, JobError>> + Send + 'static {
         let random = self.random.lock().unwrap_or_else(PoisonError::into_inner).u64(..);
@@ -238,7 +272,7 @@ impl CompactionManager {
         let cancel = cancel.child_token();
         let entry = ActiveEntry::add(&self.active, &id.job_id, &partition, &cancel);
         async move {
-            let result = job::attempt(&env, &partition, id, cancel).await;
+            let result = job::attempt(&env, &partition, id, waits, cancel).await;
             if let Ok(AttemptReport { attempt: Attempt::Ran(report), .. }) = &result {
                 env.events.send(Event::JobFinished(report.clone()));
             }

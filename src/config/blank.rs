@@ -1,6 +1,6 @@
 //! The configuration that the setters of the table start from.
 
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -30,6 +30,9 @@ pub(super) fn blank() -> Config {
             memory_limit_bytes: None,
             threads: None,
             record_retention: zero,
+            max_attempts: NonZeroU32::MIN,
+            quarantine_retry: zero,
+            history_limit: 0,
             partition: PartitionSettings {
                 policy: PolicySettings {
                     min_age: zero,

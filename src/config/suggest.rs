@@ -4,7 +4,7 @@ use super::keys::{KEYS, Key};
 
 /// Sections and keys that belong to this service, in a version that has them. They are refused like any unknown name,
 /// because a key that is accepted and does nothing is worse than an error.
-const NOT_YET: [&str; 14] = [
+const NOT_YET: [&str; 11] = [
     "server",
     "auth",
     "storage.s3",
@@ -15,9 +15,6 @@ const NOT_YET: [&str; 14] = [
     "compaction.lock_backend",
     "compaction.recent_window_hours",
     "compaction.full_scan_hours",
-    "compaction.max_attempts",
-    "compaction.quarantine_retry_hours",
-    "compaction.history_limit",
     "compaction.override.schedule",
 ];
 
