@@ -14,6 +14,7 @@ pub mod demo;
 mod format;
 pub mod globals;
 mod interrupt;
+mod jobs;
 mod locks;
 mod merge_worker;
 pub mod plan;
@@ -42,6 +43,8 @@ enum Command {
     Plan(plan::PlanArgs),
     /// Write sample telemetry, compact it, and show before and after
     Demo(demo::DemoArgs),
+    /// Show the jobs of the past and those that are running
+    Jobs(jobs::JobsArgs),
     /// Show which partitions are being worked on, and by whom
     Locks,
     /// Show or clear the files that compaction leaves out because they are damaged
@@ -62,6 +65,7 @@ pub fn main() -> ExitCode {
         Command::Config(args) => config::run(&args, &globals),
         Command::Demo(args) => run_async(demo::run(&args, &globals)),
         Command::Compact(args) => with_config(&globals, |config| run_async(compact::run(&args, &globals, &config))),
+        Command::Jobs(args) => with_config(&globals, |config| run_async(jobs::run(&args, &globals, &config))),
         Command::Locks => with_config(&globals, |config| run_async(locks::run(&globals, &config))),
         Command::Quarantine(args) => {
             with_config(&globals, |config| run_async(quarantine::run(&args, &globals, &config)))

@@ -50,14 +50,17 @@
 //! - **I12 An error stays an error**; an unknown outcome is treated as "may have happened".
 
 pub mod attempts;
+mod backlog;
 pub mod backoff;
 mod commit;
 pub mod error;
 pub mod events;
 mod footer;
+pub mod history;
 mod job;
 mod lease_guard;
 pub mod ledger;
+pub mod live;
 pub mod manager;
 pub mod observe;
 pub mod plan;
@@ -76,9 +79,12 @@ mod temp_space;
 mod testing;
 pub mod tidy;
 
+pub use backlog::Backlog;
 pub use error::{Disposition, JobError};
+pub use history::History;
 pub use job::{Attempt, AttemptReport};
-pub use manager::{CompactionManager, Components, CycleError};
+pub use live::{CancelOutcome, LiveJob};
+pub use manager::{CompactionManager, Components, CycleError, RunningCycle};
 pub use report::{CycleReport, JobReport, JobStatus};
 pub use scan::{Candidate, Finding, Scope};
 pub use settings::CompactionSettings;

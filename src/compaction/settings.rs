@@ -27,14 +27,14 @@ pub struct CompactionSettings {
     pub memory_limit_bytes: Option<u64>,
     /// Threads for all merges together. `None`: derived from the cgroup or host.
     pub threads: Option<NonZeroUsize>,
+    /// Reports of jobs that are kept.
+    pub history_limit: usize,
     /// Records below the head are kept this long.
     pub record_retention: Duration,
     /// Failed jobs in a row after which a partition waits for [`super::backoff::LONGEST_WAIT`].
     pub max_attempts: NonZeroU32,
     /// A damaged file is left out of compactions this long, unless it changes.
     pub quarantine_retry: Duration,
-    /// Reports of finished jobs that are kept.
-    pub history_limit: usize,
     /// What holds for every partition that no override names.
     pub partition: PartitionSettings,
     /// In file order; the last match wins, key by key.

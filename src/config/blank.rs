@@ -29,10 +29,10 @@ pub(super) fn blank() -> Config {
             isolation: Isolation::Process,
             memory_limit_bytes: None,
             threads: None,
+            history_limit: 0,
             record_retention: zero,
             max_attempts: NonZeroU32::MIN,
             quarantine_retry: zero,
-            history_limit: 0,
             partition: PartitionSettings {
                 policy: PolicySettings {
                     min_age: zero,

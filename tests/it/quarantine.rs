@@ -381,3 +381,35 @@ fn locks_are_listed_with_their_holder() {
     let table = Run::of(&mut arc.command(&["locks"])).stdout;
     assert!(table.contains(PARTITION) && table.contains(&locks.worker_id().to_string()), "{table}");
 }
+
+#[test]
+fn jobs_shows_the_past_and_what_is_running() {
+    use arc::lock::{CompactionLock, LockManager};
+    let arc = Arc::new();
+    let jobs = |arguments: &[&str]| Run::of(&mut arc.command(&[&["jobs"], arguments].concat()));
+    assert_eq!((jobs(&[]).code, jobs(&[]).stdout.as_str()), (0, "no jobs\n"));
+    arc.write_telemetry(PARTITION, 3, 10);
+    arc.compact_well();
+    arc.write_telemetry("db2/cpu/2025/10/08/14", 2, 10);
+    arc.put("db2/cpu/2025/10/08/14", "bad.parquet", BAD);
+    arc.compact();
+    let json = jobs(&["--json"]).json();
+    assert_eq!((&json["total_jobs"], &json["active_jobs"]), (&2.into(), &0.into()), "{json:#}");
+    assert_eq!(json["recent_jobs"][0]["database"], "db2", "the newest first");
+    assert_eq!(json["recent_jobs"][0]["inputs_quarantined"][0]["name"], "bad.parquet");
+    assert_eq!(jobs(&["--json", "--database", "db"]).json()["total_jobs"], 1);
+    assert_eq!(jobs(&["--json", "--status", "failed"]).json()["recent_jobs"], Value::Array(vec![]));
+    let table = jobs(&["--limit", "1"]).stdout;
+    for part in
+        ["PARTITION", "db2/cpu/2025/10/08/14", "completed", "2 -> 1", "1 file left out", "1 older job not shown"]
+    {
+        assert!(table.contains(part), "{part}: {table}");
+    }
+    assert!(!table.contains(PARTITION), "{table}");
+    let locks = CompactionLock::open(&arc.dir().join("arc.db"), Shared::new(SystemClock)).unwrap();
+    block_on(locks.acquire_lock(&PARTITION.parse().unwrap(), std::time::Duration::from_hours(1))).unwrap();
+    let running = jobs(&["--json", "--status", "running"]).json();
+    assert_eq!((&running["active_jobs"], &running["recent_jobs"]), (&1.into(), &Value::Array(vec![])));
+    assert!(jobs(&[]).stdout.contains("running"));
+    assert_eq!(jobs(&["--limit", "0"]).code, 2);
+}
