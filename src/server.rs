@@ -32,6 +32,11 @@ pub fn open_storage(config: &Config) -> Result<Storage, BuildError> {
     }
 }
 
+/// Opens the state database that the configuration names.
+pub fn open_state(config: &Config) -> Result<StateDb, BuildError> {
+    Ok(StateDb::open(&config.state.db_path)?)
+}
+
 /// Wires a manager.
 pub fn build_manager(config: &Config, events: EventSink) -> Result<CompactionManager, BuildError> {
     let clock = Arc::new(SystemClock);
@@ -44,7 +49,7 @@ pub fn build_manager(config: &Config, events: EventSink) -> Result<CompactionMan
             Arc::new(SubprocessEngine::new(SubprocessSettings::this_program().map_err(BuildError::Executable)?))
         }
     };
-    let state = StateDb::open(&config.state.db_path)?;
+    let state = open_state(config)?;
     let components = Components {
         storage: open_storage(config)?,
         locks: Arc::new(CompactionLock::new(state.clone(), clock.clone())),

@@ -14,10 +14,14 @@ pub mod demo;
 mod format;
 pub mod globals;
 mod interrupt;
+mod jobs;
+mod locks;
 mod merge_worker;
 pub mod plan;
 mod progress;
+mod quarantine;
 pub mod scope;
+mod table;
 
 /// Exit code for wrong usage or configuration.
 pub const EXIT_USAGE: u8 = 2;
@@ -34,12 +38,17 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Compact everything that is ready, now, in the foreground
     Compact(compact::CompactArgs),
     /// Show what `compact` would do, and what it would not do and why
     Plan(plan::PlanArgs),
     /// Write sample telemetry, compact it, and show before and after
     Demo(demo::DemoArgs),
+    /// Show the jobs of the past and those that are running
+    Jobs(jobs::JobsArgs),
+    /// Show which partitions are being worked on, and by whom
+    Locks,
+    /// Show or clear the files that compaction leaves out because they are damaged
+    Quarantine(quarantine::QuarantineArgs),
     /// Show or check the configuration
     Config(config::ConfigArgs),
     /// Internal: merges files for a parent process
@@ -56,6 +65,11 @@ pub fn main() -> ExitCode {
         Command::Config(args) => config::run(&args, &globals),
         Command::Demo(args) => run_async(demo::run(&args, &globals)),
         Command::Compact(args) => with_config(&globals, |config| run_async(compact::run(&args, &globals, &config))),
+        Command::Jobs(args) => with_config(&globals, |config| run_async(jobs::run(&args, &globals, &config))),
+        Command::Locks => with_config(&globals, |config| run_async(locks::run(&globals, &config))),
+        Command::Quarantine(args) => {
+            with_config(&globals, |config| run_async(quarantine::run(&args, &globals, &config)))
+        }
         Command::Plan(args) => with_config(&globals, |config| run_async(plan::run(&args, &globals, &config))),
     };
     result.unwrap_or_else(|error| {

@@ -1,6 +1,6 @@
 //! The configuration that the setters of the table start from.
 
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -31,6 +31,8 @@ pub(super) fn blank() -> Config {
             threads: None,
             history_limit: 0,
             record_retention: zero,
+            max_attempts: NonZeroU32::MIN,
+            quarantine_retry: zero,
             partition: PartitionSettings {
                 policy: PolicySettings {
                     min_age: zero,

@@ -5,7 +5,7 @@
 //!
 //! `[[compaction.override]]` is the one thing of the file that is not a row: its keys are the rows with a `patch`.
 
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::time::Duration;
 
 use super::rules::{
@@ -451,6 +451,28 @@ pub const KEYS: &[Key] = &[
         set: |c, v| c.compaction.max_temp_bytes = unless_zero(v).map(|n| n * MIB),
         patch: None,
     },
+    Key {
+        name: "compaction.max_attempts",
+        variable: "COMPACTION_MAX_ATTEMPTS",
+        kind: Kind::Integer(1..=1_000),
+        unit: "attempts",
+        default: "5",
+        why: "After so many failed jobs in a row a partition waits a day, or until its files change.",
+        secret: false,
+        set: |c, v| c.compaction.max_attempts = positive_u32(v),
+        patch: None,
+    },
+    Key {
+        name: "compaction.quarantine_retry_hours",
+        variable: "COMPACTION_QUARANTINE_RETRY_HOURS",
+        kind: Kind::Integer(1..=MAX_HOURS),
+        unit: "hours",
+        default: "24",
+        why: "A damaged file is left out of compactions this long, then tried again; it stays where it is.",
+        secret: false,
+        set: |c, v| c.compaction.quarantine_retry = hours(v),
+        patch: None,
+    },
 ];
 
 /// What an override may give as the name of a database or measurement.
@@ -532,6 +554,13 @@ fn count(value: &Value) -> usize {
 
 fn positive(value: &Value) -> NonZeroUsize {
     NonZeroUsize::new(count(value)).expect("the range begins above 0")
+}
+
+fn positive_u32(value: &Value) -> NonZeroU32 {
+    u32::try_from(value.integer())
+        .ok()
+        .and_then(NonZeroU32::new)
+        .expect("the range begins above 0 and fits into 32 bits")
 }
 
 fn unless_zero(value: &Value) -> Option<u64> {

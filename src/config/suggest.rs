@@ -4,7 +4,7 @@ use super::keys::{KEYS, Key};
 
 /// Sections and keys that belong to this service, in a version that has them. They are refused like any unknown name,
 /// because a key that is accepted and does nothing is worse than an error.
-const NOT_YET: [&str; 12] = [
+const NOT_YET: [&str; 10] = [
     "server",
     "auth",
     "storage.s3",
@@ -15,8 +15,6 @@ const NOT_YET: [&str; 12] = [
     "compaction.lock_backend",
     "compaction.recent_window_hours",
     "compaction.full_scan_hours",
-    "compaction.max_attempts",
-    "compaction.quarantine_retry_hours",
 ];
 
 /// About a key or section of the file, by dotted name.

@@ -78,6 +78,7 @@ fn the_defaults_are_the_documented_ones() {
     assert_eq!((c.max_temp_bytes, c.cycle_timeout, c.memory_limit_bytes, c.threads), (None, None, None, None));
     assert_eq!(c.isolation, Isolation::Process);
     assert_eq!(c.record_retention, 24 * hour);
+    assert_eq!((c.max_attempts.get(), c.quarantine_retry, c.history_limit), (5, 24 * hour, 10_000));
     assert!(c.exclude_databases.is_empty() && c.overrides.is_empty());
     let policy = &c.partition.policy;
     assert_eq!((policy.min_age, policy.min_files, policy.settle), (hour, 10, Duration::from_secs(30)));

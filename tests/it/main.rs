@@ -12,6 +12,7 @@ mod crash;
 mod environment;
 mod faults;
 mod fidelity;
+mod quarantine;
 mod readme;
 mod scheduler;
 mod shapes;

@@ -66,9 +66,9 @@ const TRAPS: [(u32, &str, &str); 70] = [
     (
         30,
         "a corrupt file stops nobody",
-        "good_files_are_compacted_and_every_kind_of_bad_file_stays_untouched_and_is_named",
+        "a_damaged_file_is_named_once_and_then_costs_nothing_while_it_stays_where_it_is",
     ),
-    (31, "attempts are counted first", "later: backoff"),
+    (31, "attempts are counted first", "a_job_that_kills_its_whole_program_is_counted_and_waits"),
     (32, "late files are compacted", "late_files_are_compacted_beside_what_is_there_and_nothing_is_doubled"),
     (33, "no remainder", "all_quiet_files_go_at_once_and_the_result_is_at_rest"),
     (
@@ -81,7 +81,7 @@ const TRAPS: [(u32, &str, &str); 70] = [
     (37, "the oldest candidate's age is known", "later: metrics"),
     (38, "space is checked first", "a_full_temp_disk_is_noticed_before_any_work_and_nothing_is_lost"),
     (39, "text and timestamp times stay apart", "conflicting_columns_stay_apart_without_any_loss"),
-    (40, "no ladder of retries", "later: backoff"),
+    (40, "no ladder of retries", "a_deterministic_failure_is_not_repeated_until_a_file_is_added"),
     (41, "the current hour is left alone", "an_hour_is_compacted_when_it_is_over_long_enough_and_has_enough_files"),
     (42, "age is the hour's", "only_files_that_were_just_written_are_left_out"),
     (43, "readers follow the snapshot rule", "a_first_compaction_survives_a_kill_around_every_storage_effect"),

@@ -48,6 +48,7 @@ impl Job<'_> {
             started_at: facts.started_at,
             completed_at: self.env.clock.now(),
             error: error.as_ref().map(ToString::to_string),
+            inputs_quarantined: facts.quarantined,
             inputs_set_aside: facts.set_aside,
             outputs: Vec::new(),
             fingerprint: None,
@@ -78,9 +79,8 @@ pub(super) fn status_of(error: &JobError) -> JobStatus {
 /// The job's one line at its end, and one for each file that was left out.
 pub(super) fn say_ended(report: &JobReport) {
     let partition = report.partition();
-    for left_out in &report.inputs_set_aside {
-        warn!(target: LOG, job_id = report.job_id, partition, file = left_out.name, reason = %left_out.reason,
-            "Left out {}: {}", left_out.name, left_out.reason);
+    for (file, reason) in report.left_out() {
+        warn!(target: LOG, job_id = report.job_id, partition, file, %reason, "Left out {file}: {reason}");
     }
     match (report.status, &report.error) {
         (JobStatus::Completed, _) => {
