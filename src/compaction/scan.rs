@@ -31,6 +31,20 @@ pub struct Scope {
     pub partition: Option<PartitionId>,
 }
 
+impl Scope {
+    /// Whether a complete scan of this scope looks at the partition.
+    #[must_use]
+    pub fn covers(&self, partition: &PartitionId) -> bool {
+        match &self.partition {
+            Some(only) => only == partition,
+            None => {
+                self.database.as_deref().is_none_or(|d| d == partition.database())
+                    && self.measurement.as_deref().is_none_or(|m| m == partition.measurement())
+            }
+        }
+    }
+}
+
 /// A partition with work.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Candidate {

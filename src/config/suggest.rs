@@ -4,7 +4,7 @@ use super::keys::{KEYS, Key};
 
 /// Sections and keys that belong to this service, in a version that has them. They are refused like any unknown name,
 /// because a key that is accepted and does nothing is worse than an error.
-const NOT_YET: [&str; 14] = [
+const NOT_YET: [&str; 13] = [
     "server",
     "auth",
     "storage.s3",
@@ -17,7 +17,6 @@ const NOT_YET: [&str; 14] = [
     "compaction.full_scan_hours",
     "compaction.max_attempts",
     "compaction.quarantine_retry_hours",
-    "compaction.history_limit",
     "compaction.override.schedule",
 ];
 
@@ -106,7 +105,7 @@ mod tests {
             assert_eq!(unknown_key(name), "not supported by this version", "{name}");
         }
         assert_ne!(unknown_key("serverless"), "not supported by this version");
-        assert_eq!(unknown_variable("COMPACTION_HISTORY_LIMIT"), "not supported by this version");
+        assert_eq!(unknown_variable("COMPACTION_LOCK_BACKEND"), "not supported by this version");
         assert_eq!(unknown_override_key("schedule"), "not supported by this version");
     }
 

@@ -258,7 +258,7 @@ enabled = 'maybe'
 schedule = '0 5 * * * *'
 sort_by = ['time', 'time']
 lock_ttl_hours = 0
-history_limit = 5
+full_scan_hours = 5
 late_rewrite_ratio = -0.5
 
 [server]
@@ -296,7 +296,7 @@ arc.conf:4: compaction.enabled = 'maybe': must be true or false (also 1, 0, yes,
 arc.conf:5: compaction.schedule = '0 5 * * * *': must be a five-field cron schedule: a schedule has five fields (minute hour day-of-month month day-of-week), this one has 6
 arc.conf:6: compaction.sort_by = ['time', 'time']: must not name \"time\" twice
 arc.conf:7: compaction.lock_ttl_hours = 0: must be a whole number from 1 to 87840
-arc.conf:8: compaction.history_limit: not supported by this version
+arc.conf:8: compaction.full_scan_hours: not supported by this version
 arc.conf:9: compaction.late_rewrite_ratio = -0.5: must be a number from 0 to 100
 arc.conf:11: server: not supported by this version
 arc.conf:15: storage.backend = 's3': must be \"local\", this version has no other
