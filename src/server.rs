@@ -8,9 +8,10 @@ use crate::compaction::events::EventSink;
 use crate::compaction::settings::Isolation;
 use crate::compaction::{CompactionManager, Components};
 use crate::config::{Backend, Config};
-use crate::lock::{CompactionLock, LockError};
+use crate::lock::CompactionLock;
 use crate::merge::resources::{detect, job_limits};
 use crate::merge::{DuckDbEngine, MergeEngine, SubprocessEngine, SubprocessSettings};
+use crate::state::{StateDb, StateError};
 use crate::storage::{Storage, StorageError};
 
 /// Why the parts could not be put together. Every message names the place and the remedy.
@@ -19,7 +20,7 @@ pub enum BuildError {
     #[error(transparent)]
     Storage(#[from] StorageError),
     #[error(transparent)]
-    Lock(#[from] LockError),
+    State(#[from] StateError),
     #[error("the path of this program is not known, so no merge worker can be started: {0}")]
     Executable(#[source] std::io::Error),
 }
@@ -43,9 +44,11 @@ pub fn build_manager(config: &Config, events: EventSink) -> Result<CompactionMan
             Arc::new(SubprocessEngine::new(SubprocessSettings::this_program().map_err(BuildError::Executable)?))
         }
     };
+    let state = StateDb::open(&config.state.db_path)?;
     let components = Components {
         storage: open_storage(config)?,
-        locks: Arc::new(CompactionLock::open(&config.state.db_path, clock.clone())?),
+        locks: Arc::new(CompactionLock::new(state.clone(), clock.clone())),
+        state,
         engine,
         clock,
         limits,

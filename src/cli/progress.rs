@@ -91,7 +91,10 @@ impl Bars {
                 }
             }
             Event::PartitionDone { .. } => self.partitions.inc(1),
-            Event::CycleFinished(_) => {}
+            Event::CycleStarted { .. }
+            | Event::Recovered { .. }
+            | Event::LeaseLost { .. }
+            | Event::CycleFinished(_) => {}
         }
     }
 }

@@ -3,12 +3,14 @@
 use std::fmt;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use super::report::{CycleReport, JobReport};
 use crate::merge::MergeProgress;
 use crate::partition::PartitionId;
 
 /// The steps of a job, in order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Step {
     Settle,
@@ -35,9 +37,40 @@ impl Step {
     }
 }
 
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// What an earlier attempt had left, and was cleared away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RecoveryOutcome {
+    /// Files that the head retires or that lost were deleted.
+    Tidied,
+    /// An attempt whose outcome was open was closed by a void record.
+    Voided,
+    /// The partition contradicts itself, and is left alone until a person has looked.
+    FailedClosed,
+}
+
+impl RecoveryOutcome {
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Tidied => "tidied",
+            Self::Voided => "voided",
+            Self::FailedClosed => "failed_closed",
+        }
+    }
+}
+
 /// One thing that happened.
 #[derive(Debug, Clone)]
 pub enum Event {
+    CycleStarted {
+        cycle_id: String,
+    },
     /// The scan is over; this many partitions have work.
     CandidatesFound {
         count: usize,
@@ -57,6 +90,15 @@ pub enum Event {
         progress: MergeProgress,
     },
     JobFinished(Box<JobReport>),
+    /// An attempt that started from what an earlier one had left.
+    Recovered {
+        partition: PartitionId,
+        outcome: RecoveryOutcome,
+    },
+    /// A job's lease was lost while it ran.
+    LeaseLost {
+        partition: PartitionId,
+    },
     /// A candidate is done with, with or without a job.
     PartitionDone {
         partition: PartitionId,

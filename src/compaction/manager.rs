@@ -1,29 +1,37 @@
 //! The manager: runs cycles. A cycle is one scan of storage and the jobs it started.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use futures::StreamExt;
+use chrono::{DateTime, Utc};
+use futures::future::BoxFuture;
 use futures::stream::BoxStream;
+use futures::{FutureExt, StreamExt};
 use tokio::sync::OnceCell;
 use tokio::task::{Id, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+use super::backlog::{Backlog, BacklogKeeper, Seen};
 use super::error::{Disposition, JobError};
-use super::events::{Event, EventSink};
+use super::events::{Event, EventSink, RecoveryOutcome, Step};
+use super::history::History;
 use super::job::{self, Attempt, AttemptId, AttemptReport, JobEnv, LOG};
+use super::live::{CancelOutcome, LiveJob, LiveJobs};
+use super::policy;
 use super::queue::Queue;
 use super::report::{CycleReport, JobStatus, Problem, Skipped, duration_seconds};
-use super::scan::{self, Candidate, Finding, Scope};
+use super::scan::{self, Candidate, Finding, Scope, Work};
 use super::settings::CompactionSettings;
 use super::temp_space::TempBudget;
 use crate::clock::Clock;
 use crate::lock::LockManager;
 use crate::merge::{MergeEngine, MergeLimits};
 use crate::partition::PartitionId;
+use crate::state::StateDb;
 use crate::storage::{OwnedDir, Storage, StorageError};
 
 /// The parts that a manager works with.
@@ -31,6 +39,8 @@ use crate::storage::{OwnedDir, Storage, StorageError};
 pub struct Components {
     pub storage: Storage,
     pub locks: Arc<dyn LockManager>,
+    /// Where history goes.
+    pub state: StateDb,
     pub engine: Arc<dyn MergeEngine>,
     pub clock: Arc<dyn Clock>,
     /// What one merge may use.
@@ -40,27 +50,39 @@ pub struct Components {
     pub seed: u64,
 }
 
-/// A job that is running.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ActiveJob {
-    pub job_id: String,
-    pub partition: PartitionId,
-}
-
 /// Why a cycle did not start.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CycleError {
     /// A cycle of this manager is running.
-    #[error("a compaction cycle is already running")]
-    AlreadyRunning,
+    #[error("a compaction cycle is already running ({cycle_id})")]
+    AlreadyRunning { cycle_id: String },
+    /// Compaction is paused.
+    #[error("compaction is paused")]
+    Paused,
+}
+
+/// A cycle that has its id and its turn. It runs when its future does; dropping that gives the turn back.
+pub struct RunningCycle {
+    pub cycle_id: String,
+    pub run: BoxFuture<'static, CycleReport>,
+}
+
+impl fmt::Debug for RunningCycle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RunningCycle").field("cycle_id", &self.cycle_id).finish_non_exhaustive()
+    }
 }
 
 /// Runs compaction over one storage.
 pub struct CompactionManager {
     env: Arc<JobEnv>,
     random: Mutex<fastrand::Rng>,
-    active: Arc<Mutex<BTreeMap<String, (PartitionId, CancellationToken)>>>,
-    cycle: tokio::sync::Mutex<()>,
+    live: LiveJobs,
+    history: History,
+    backlog: Arc<BacklogKeeper>,
+    /// The id of the running cycle.
+    turn: Turn,
+    paused: AtomicBool,
     /// Storage's duties are checked once, before the first write.
     probed: OnceCell<()>,
 }
@@ -74,14 +96,24 @@ impl fmt::Debug for CompactionManager {
 impl CompactionManager {
     #[must_use]
     pub fn new(components: Components, settings: CompactionSettings) -> Self {
-        let Components { storage, locks, engine, clock, limits, events, seed } = components;
+        let Components { storage, locks, state, engine, clock, limits, events, seed } = components;
+        let live = LiveJobs::default();
+        let observer = live.clone();
+        let events = EventSink::new(move |event| {
+            observer.observe(&event);
+            events.send(event);
+        });
+        let history_limit = settings.history_limit;
         let temp_budget = TempBudget::new(settings.max_temp_bytes);
         let settings = Arc::new(settings);
         Self {
             env: Arc::new(JobEnv { storage, locks, engine, clock, settings, limits, temp_budget, events }),
             random: Mutex::new(fastrand::Rng::with_seed(seed)),
-            active: Arc::default(),
-            cycle: tokio::sync::Mutex::new(()),
+            live,
+            history: History::new(state, history_limit),
+            backlog: Arc::default(),
+            turn: Turn::default(),
+            paused: AtomicBool::new(false),
             probed: OnceCell::new(),
         }
     }
@@ -106,16 +138,67 @@ impl CompactionManager {
 
     /// The jobs that are running now.
     #[must_use]
-    pub fn active_jobs(&self) -> Vec<ActiveJob> {
-        let active = self.active.lock().unwrap_or_else(PoisonError::into_inner);
-        active.iter().map(|(id, (p, _))| ActiveJob { job_id: id.clone(), partition: p.clone() }).collect()
+    pub fn active_jobs(&self) -> Vec<LiveJob> {
+        self.live.list()
     }
 
-    /// Asks a running job to stop at its next safe point. `false`: no such job is running.
+    /// Asks a running job to stop at its next safe point.
     #[must_use]
-    pub fn cancel(&self, job_id: &str) -> bool {
-        let active = self.active.lock().unwrap_or_else(PoisonError::into_inner);
-        active.get(job_id).map(|(_, cancel)| cancel.cancel()).is_some()
+    pub fn cancel(&self, job_id: &str) -> CancelOutcome {
+        self.live.cancel(job_id)
+    }
+
+    /// From now on no job starts; running ones finish. Not durable.
+    pub fn pause(&self) {
+        self.paused.store(true, Ordering::Release);
+    }
+
+    /// Jobs may start again.
+    pub fn resume(&self) {
+        self.paused.store(false, Ordering::Release);
+    }
+
+    #[must_use]
+    pub fn is_paused(&self) -> bool {
+        self.paused.load(Ordering::Acquire)
+    }
+
+    /// The id of the running cycle.
+    #[must_use]
+    pub fn running_cycle(&self) -> Option<String> {
+        self.turn.holder()
+    }
+
+    /// What scans found to do and no job has done yet. `None` before the first scan.
+    #[must_use]
+    pub fn backlog(&self) -> Option<Backlog> {
+        self.backlog.get()
+    }
+
+    /// The durable past.
+    #[must_use]
+    pub fn history(&self) -> &History {
+        &self.history
+    }
+
+    #[must_use]
+    pub fn settings(&self) -> &CompactionSettings {
+        &self.env.settings
+    }
+
+    #[must_use]
+    pub fn storage(&self) -> &Storage {
+        &self.env.storage
+    }
+
+    #[must_use]
+    pub fn locks(&self) -> &Arc<dyn LockManager> {
+        &self.env.locks
+    }
+
+    #[must_use]
+    pub fn clock(&self) -> &Arc<dyn Clock> {
+        &self.env.clock
     }
 
     /// Works on one partition now: settles it, and compacts it if the policy wants that.
@@ -137,8 +220,33 @@ impl CompactionManager {
         scope: Scope,
         cancel: CancellationToken,
     ) -> Result<CycleReport, CycleError> {
-        let Ok(_one_at_a_time) = self.cycle.try_lock() else { return Err(CycleError::AlreadyRunning) };
-        let mut cycle = Cycle::begin(self);
+        let turn = self.take_turn()?;
+        Ok(self.run_cycle(turn, scope, cancel).await)
+    }
+
+    /// The same for a caller that wants the cycle's id before it runs.
+    ///
+    /// # Errors
+    /// While another cycle of this manager runs, or compaction is paused.
+    pub fn start_cycle(self: &Arc<Self>, scope: Scope, cancel: CancellationToken) -> Result<RunningCycle, CycleError> {
+        let turn = self.take_turn()?;
+        let (cycle_id, manager) = (turn.cycle_id.clone(), Arc::clone(self));
+        let run = async move { manager.run_cycle(turn, scope, cancel).await }.boxed();
+        Ok(RunningCycle { cycle_id, run })
+    }
+
+    fn take_turn(&self) -> Result<TurnGuard, CycleError> {
+        if self.is_paused() {
+            return Err(CycleError::Paused);
+        }
+        let random = self.random.lock().unwrap_or_else(PoisonError::into_inner).u32(..);
+        let cycle_id = format!("cycle_{}_{random:08x}", self.env.clock.now().timestamp());
+        self.turn.take(cycle_id).map_err(|cycle_id| CycleError::AlreadyRunning { cycle_id })
+    }
+
+    async fn run_cycle(&self, turn: TurnGuard, scope: Scope, cancel: CancellationToken) -> CycleReport {
+        let mut cycle = Cycle::begin(turn.cycle_id.clone(), self.env.clock.now());
+        self.env.events.send(Event::CycleStarted { cycle_id: turn.cycle_id.clone() });
         self.clear_leftovers(&mut cycle).await;
         let queue = self.scan(scope, &mut cycle, &cancel).await;
         info!(target: LOG, candidates = queue.len(), "Found {} compaction candidates", queue.len());
@@ -154,8 +262,10 @@ impl CompactionManager {
             }
         }
         let report = cycle.end();
+        // Whoever hears of the end may start the next one.
+        drop(turn);
         self.env.events.send(Event::CycleFinished(Box::new(report.clone())));
-        Ok(report)
+        report
     }
 
     /// Removes what dead processes left: temp folders, staging folders, expired locks.
@@ -180,14 +290,16 @@ impl CompactionManager {
 
     async fn scan(&self, scope: Scope, cycle: &mut Cycle, cancel: &CancellationToken) -> Queue {
         let mut queue = Queue::default();
-        let mut findings = self.examine(scope);
+        let mut seen = Seen::default();
+        let mut findings = self.examine(scope.clone());
         while let Some(finding) = findings.next().await {
             if cancel.is_cancelled() {
-                break;
+                return queue;
             }
             match finding {
                 Finding::Candidate(candidate) => {
                     cycle.report.partitions_scanned += 1;
+                    seen.add(&candidate, self.ready_since(&candidate));
                     queue.push(&candidate);
                 }
                 Finding::Skipped(_) => cycle.report.partitions_scanned += 1,
@@ -200,7 +312,18 @@ impl CompactionManager {
                 }
             }
         }
+        self.backlog.scanned(seen, self.env.clock.now(), |partition| scope.covers(&self.env.settings, partition));
         queue
+    }
+
+    fn ready_since(&self, candidate: &Candidate) -> Option<DateTime<Utc>> {
+        match &candidate.work {
+            Work::Compact(plan) => {
+                let settings = self.env.settings.for_partition(&candidate.partition);
+                Some(policy::ready_since(plan, &settings.policy))
+            }
+            Work::Recover => None,
+        }
     }
 
     async fn work_through(&self, mut queue: VecDeque<PartitionId>, cycle: &mut Cycle, cancel: &CancellationToken) {
@@ -208,7 +331,8 @@ impl CompactionManager {
         let mut running: JoinSet<Result<AttemptReport, JobError>> = JoinSet::new();
         let mut partitions: HashMap<Id, PartitionId> = HashMap::new();
         loop {
-            while running.len() < at_once && !cancel.is_cancelled() && !cycle.out_of_time(&self.env.settings) {
+            let may_start = || !cancel.is_cancelled() && !self.is_paused() && !cycle.out_of_time(&self.env.settings);
+            while running.len() < at_once && may_start() {
                 let Some(partition) = queue.pop_front() else { break };
                 let task = running.spawn(self.task(partition.clone(), cancel));
                 partitions.insert(task.id(), partition);
@@ -234,13 +358,38 @@ impl CompactionManager {
     ) -> impl Future<Output = Result<AttemptReport, JobError>> + Send + 'static {
         let random = self.random.lock().unwrap_or_else(PoisonError::into_inner).u64(..);
         let id = AttemptId::new(&partition, self.env.clock.now(), random);
-        let env = Arc::clone(&self.env);
+        let (env, history, backlog) = (Arc::clone(&self.env), self.history.clone(), Arc::clone(&self.backlog));
         let cancel = cancel.child_token();
-        let entry = ActiveEntry::add(&self.active, &id.job_id, &partition, &cancel);
+        let job = LiveJob {
+            job_id: id.job_id.clone(),
+            partition: partition.clone(),
+            step: Step::Settle,
+            files: 0,
+            bytes: 0,
+            progress: 0.0,
+            started_at: env.clock.now(),
+            worker_id: env.locks.worker_id().to_string(),
+            cancelling: false,
+        };
+        let entry = self.live.add(job, cancel.clone());
         async move {
             let result = job::attempt(&env, &partition, id, cancel).await;
-            if let Ok(AttemptReport { attempt: Attempt::Ran(report), .. }) = &result {
-                env.events.send(Event::JobFinished(report.clone()));
+            for outcome in recoveries(&result) {
+                env.events.send(Event::Recovered { partition: partition.clone(), outcome });
+            }
+            if let Err(JobError::LeaseLost { .. }) = &result {
+                env.events.send(Event::LeaseLost { partition: partition.clone() });
+            }
+            if let Ok(AttemptReport { attempt, .. }) = &result {
+                if !matches!(attempt, Attempt::Ran(report) if report.status != JobStatus::Completed) {
+                    backlog.done(&partition);
+                }
+                if let Attempt::Ran(report) = attempt {
+                    if let Err(error) = history.record(report).await {
+                        warn!(target: LOG, job_id = report.job_id, %error, "The job's report could not be kept in the history");
+                    }
+                    env.events.send(Event::JobFinished(report.clone()));
+                }
             }
             drop(entry);
             result
@@ -252,28 +401,50 @@ impl CompactionManager {
     }
 }
 
-/// A running job's entry, removed when dropped, also by a panic.
-struct ActiveEntry {
-    active: Arc<Mutex<BTreeMap<String, (PartitionId, CancellationToken)>>>,
-    job_id: String,
-}
-
-impl ActiveEntry {
-    fn add(
-        active: &Arc<Mutex<BTreeMap<String, (PartitionId, CancellationToken)>>>,
-        job_id: &str,
-        partition: &PartitionId,
-        cancel: &CancellationToken,
-    ) -> Self {
-        let entry = (partition.clone(), cancel.clone());
-        active.lock().unwrap_or_else(PoisonError::into_inner).insert(job_id.to_owned(), entry);
-        Self { active: Arc::clone(active), job_id: job_id.to_owned() }
+/// What the attempt cleared away of earlier ones.
+fn recoveries(result: &Result<AttemptReport, JobError>) -> Vec<RecoveryOutcome> {
+    match result {
+        Ok(report) => {
+            let tidied = report.settled.retired_deleted + report.settled.dead_deleted > 0;
+            let voided = report.settled.voided > 0;
+            let outcomes = [(tidied, RecoveryOutcome::Tidied), (voided, RecoveryOutcome::Voided)];
+            outcomes.into_iter().filter_map(|(happened, outcome)| happened.then_some(outcome)).collect()
+        }
+        Err(JobError::FailClosed { .. }) => vec![RecoveryOutcome::FailedClosed],
+        Err(_) => Vec::new(),
     }
 }
 
-impl Drop for ActiveEntry {
+/// The right to run a cycle: one at a time.
+#[derive(Debug, Clone, Default)]
+struct Turn(Arc<Mutex<Option<String>>>);
+
+/// Gives the turn back when dropped.
+#[derive(Debug)]
+struct TurnGuard {
+    turn: Turn,
+    cycle_id: String,
+}
+
+impl Turn {
+    /// The error is the id of the cycle that has the turn.
+    fn take(&self, cycle_id: String) -> Result<TurnGuard, String> {
+        let mut holder = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(running) = &*holder {
+            return Err(running.clone());
+        }
+        *holder = Some(cycle_id.clone());
+        Ok(TurnGuard { turn: self.clone(), cycle_id })
+    }
+
+    fn holder(&self) -> Option<String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl Drop for TurnGuard {
     fn drop(&mut self) {
-        self.active.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.job_id);
+        *self.turn.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 }
 
@@ -284,11 +455,9 @@ struct Cycle {
 }
 
 impl Cycle {
-    fn begin(manager: &CompactionManager) -> Self {
-        let now = manager.env.clock.now();
-        let random = manager.random.lock().unwrap_or_else(PoisonError::into_inner).u32(..);
+    fn begin(cycle_id: String, now: DateTime<Utc>) -> Self {
         let report = CycleReport {
-            cycle_id: format!("cycle_{}_{random:08x}", now.timestamp()),
+            cycle_id,
             started_at: now,
             duration_seconds: 0.0,
             partitions_scanned: 0,

@@ -49,12 +49,15 @@
 //! - **I11 Bounded** memory, disk, tasks, queues, retries.
 //! - **I12 An error stays an error**; an unknown outcome is treated as "may have happened".
 
+mod backlog;
 mod commit;
 pub mod error;
 pub mod events;
 mod footer;
+pub mod history;
 mod job;
 mod lease_guard;
+pub mod live;
 pub mod manager;
 pub mod observe;
 pub mod plan;
@@ -72,9 +75,12 @@ mod temp_space;
 mod testing;
 pub mod tidy;
 
+pub use backlog::Backlog;
 pub use error::{Disposition, JobError};
+pub use history::History;
 pub use job::{Attempt, AttemptReport};
-pub use manager::{CompactionManager, Components, CycleError};
+pub use live::{CancelOutcome, LiveJob};
+pub use manager::{CompactionManager, Components, CycleError, RunningCycle};
 pub use report::{CycleReport, JobReport, JobStatus};
 pub use scan::{Candidate, Finding, Scope};
 pub use settings::CompactionSettings;

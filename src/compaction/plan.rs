@@ -3,7 +3,7 @@
 use std::fmt;
 
 use chrono::{DateTime, Utc};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::merge::SetAside;
 use crate::partition::{DataFile, Generation, PartitionId};
@@ -34,7 +34,7 @@ impl Plan {
 }
 
 /// Why a partition is compacted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Trigger {
     /// Enough raw files and no compacted one.

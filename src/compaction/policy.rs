@@ -43,6 +43,24 @@ pub fn decide(partition: &PartitionId, view: &View, settings: &PolicySettings, n
     }
 }
 
+/// Since when the policy has wanted this plan, as far as its files tell: how long it waits for somebody to carry it out.
+#[must_use]
+pub fn ready_since(plan: &Plan, settings: &PolicySettings) -> DateTime<Utc> {
+    let mut written: Vec<DateTime<Utc>> =
+        plan.inputs.iter().filter(|f| f.kind == FileKind::Raw).map(|f| f.last_modified).collect();
+    written.sort_unstable();
+    let enough = match plan.trigger {
+        Trigger::First | Trigger::LateFiles => {
+            let last_needed = settings.min_files.clamp(1, written.len().max(1)) - 1;
+            written.get(last_needed).map(|t| *t + settings.settle)
+        }
+        Trigger::LateFilesWaited => written.first().map(|t| *t + settings.late_data_max_wait),
+        Trigger::SideFiles => plan.inputs.iter().map(|f| f.last_modified).max(),
+    };
+    let hour_ready = plan.partition.hour().start() + settings.min_age;
+    enough.map_or(hour_ready, |enough| enough.max(hour_ready))
+}
+
 /// The counting files of a partition, by the part they play.
 struct Files<'a> {
     /// Raw, and quiet for long enough.

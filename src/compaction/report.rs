@@ -1,13 +1,14 @@
 //! What happened: reports of jobs and cycles, in the shape that the API and `--json` show.
 
 use chrono::{DateTime, Utc};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
+use super::events::Step;
 use super::plan::{SkipReason, Trigger};
 use crate::merge::SetAside;
 
 /// How a job ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum JobStatus {
     Completed,
@@ -15,8 +16,19 @@ pub enum JobStatus {
     Cancelled,
 }
 
-/// The past of one job.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+impl JobStatus {
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Completed => "completed",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+        }
+    }
+}
+
+/// The past of one job. Kept as JSON in the state database: fields may be added with a default, never renamed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct JobReport {
     pub job_id: String,
     pub database: String,
@@ -26,7 +38,7 @@ pub struct JobReport {
     pub status: JobStatus,
     pub trigger: Trigger,
     /// The step that the job ended in.
-    pub step: &'static str,
+    pub step: Step,
     /// Inputs whose rows are in the outputs.
     pub files_compacted: u64,
     pub files_written: u64,

@@ -28,6 +28,8 @@ pub struct CompactionSettings {
     pub memory_limit_bytes: Option<u64>,
     /// Threads for all merges together. `None`: derived from the cgroup or host.
     pub threads: Option<NonZeroUsize>,
+    /// Reports of jobs that are kept.
+    pub history_limit: usize,
     /// Records below the head are kept this long.
     pub record_retention: Duration,
     /// What holds for every partition that no override names.

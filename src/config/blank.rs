@@ -29,6 +29,7 @@ pub(super) fn blank() -> Config {
             isolation: Isolation::Process,
             memory_limit_bytes: None,
             threads: None,
+            history_limit: 0,
             record_retention: zero,
             partition: PartitionSettings {
                 policy: PolicySettings {

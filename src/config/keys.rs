@@ -430,6 +430,17 @@ pub const KEYS: &[Key] = &[
         patch: None,
     },
     Key {
+        name: "compaction.history_limit",
+        variable: "COMPACTION_HISTORY_LIMIT",
+        kind: Kind::Integer(1..=1_000_000),
+        unit: "jobs",
+        default: "10000",
+        why: "Reports of this many jobs are kept; totals are kept for ever.",
+        secret: false,
+        set: |c, v| c.compaction.history_limit = count(v),
+        patch: None,
+    },
+    Key {
         name: "compaction.max_temp_mb",
         variable: "COMPACTION_MAX_TEMP_MB",
         kind: Kind::Integer(0..=MAX_MIB),

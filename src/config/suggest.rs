@@ -4,7 +4,7 @@ use super::keys::{KEYS, Key};
 
 /// Sections and keys that belong to this service, in a version that has them. They are refused like any unknown name,
 /// because a key that is accepted and does nothing is worse than an error.
-const NOT_YET: [&str; 13] = [
+const NOT_YET: [&str; 12] = [
     "server",
     "auth",
     "storage.s3",
@@ -17,7 +17,6 @@ const NOT_YET: [&str; 13] = [
     "compaction.full_scan_hours",
     "compaction.max_attempts",
     "compaction.quarantine_retry_hours",
-    "compaction.history_limit",
 ];
 
 /// About a key or section of the file, by dotted name.

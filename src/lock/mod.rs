@@ -25,6 +25,9 @@ pub use worker_id::{WorkerId, WorkerIdError};
 /// Grants leases.
 #[async_trait]
 pub trait LockManager: Send + Sync + fmt::Debug {
+    /// In whose name leases are taken.
+    fn worker_id(&self) -> &WorkerId;
+
     /// Takes the partition if it is free, its lease has expired, or its holder is a dead process of this machine.
     /// Atomic: of any number of callers at the same moment one gets it.
     async fn acquire_lock(&self, partition: &PartitionId, ttl: Duration) -> Result<Acquired, LockError>;

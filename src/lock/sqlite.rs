@@ -64,12 +64,6 @@ impl CompactionLock {
         Ok(Self::new(StateDb::open(db_path)?, clock))
     }
 
-    /// The worker that this process is.
-    #[must_use]
-    pub fn worker_id(&self) -> &WorkerId {
-        &self.worker_id
-    }
-
     /// Now, in the resolution that leases have.
     fn now(&self) -> DateTime<Utc> {
         self.clock.now().trunc_subsecs(0)
@@ -86,6 +80,10 @@ impl CompactionLock {
 
 #[async_trait]
 impl LockManager for CompactionLock {
+    fn worker_id(&self) -> &WorkerId {
+        &self.worker_id
+    }
+
     async fn acquire_lock(&self, partition: &PartitionId, ttl: Duration) -> Result<Acquired, LockError> {
         let now = self.now();
         let wanted = Lease {

@@ -15,6 +15,7 @@ use arc::config::{Config, Input};
 use arc::lock::CompactionLock;
 use arc::merge::resources::{detect, job_limits};
 use arc::merge::{DuckDbEngine, MergeEngine, MergeError, MergeOutcome, MergeRequest, ProgressSink};
+use arc::state::StateDb;
 use arc::storage::Storage;
 use async_trait::async_trait;
 use futures::stream::BoxStream;
@@ -93,10 +94,11 @@ fn cycle(arc: &Arc, worker: &str, storage: Storage, engine: Shared<dyn MergeEngi
         ..config.compaction
     };
     let clock = Shared::new(SystemClock);
-    let locks = CompactionLock::open(&arc.dir().join(format!("locks_{worker}.db")), clock.clone()).unwrap();
+    let state = StateDb::open(&arc.dir().join(format!("state_{worker}.db"))).unwrap();
     let components = Components {
         storage,
-        locks: Shared::new(locks),
+        locks: Shared::new(CompactionLock::new(state.clone(), clock.clone())),
+        state,
         engine,
         clock,
         limits: job_limits(detect(), None, None, settings.max_concurrent_jobs),

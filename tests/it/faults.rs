@@ -62,7 +62,7 @@ fn an_output_that_reads_back_differently_keeps_every_input() {
     let report = cycle(&arc, Corrupts(arc.data()));
     assert_eq!((report.jobs_completed, report.jobs_failed), (0, 1), "{report:#?}");
     let job = &report.jobs[0];
-    assert_eq!(job.step, "read_back");
+    assert_eq!(job.step.as_str(), "read_back");
     assert!(job.error.as_ref().unwrap().contains("reads back as"), "{job:#?}");
     assert_eq!((job.files_compacted, job.files_written, job.rows, job.bytes_after), (0, 0, 0, 0), "nothing was done");
     assert_eq!((report.files_compacted, report.rows), (0, 0));

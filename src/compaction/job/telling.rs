@@ -36,7 +36,7 @@ impl Job<'_> {
             partition_path: self.partition.path_in_database(),
             status,
             trigger: plan.trigger,
-            step: facts.step.as_str(),
+            step: facts.step,
             files_compacted: 0,
             files_written: 0,
             rows: 0,
@@ -100,7 +100,7 @@ pub(super) fn say_ended(report: &JobReport) {
             info!(target: LOG, job_id = report.job_id, partition, reason = error.as_deref(), "Compaction job cancelled");
         }
         (JobStatus::Failed, reason) => {
-            error!(target: LOG, job_id = report.job_id, partition, error = reason.as_deref(), step = report.step,
+            error!(target: LOG, job_id = report.job_id, partition, error = reason.as_deref(), step = report.step.as_str(),
                 "Compaction job failed: {}", reason.as_deref().unwrap_or("unknown"));
         }
     }

@@ -13,6 +13,7 @@ use arc::config::{Config, Input};
 use arc::lock::CompactionLock;
 use arc::merge::resources::{detect, job_limits};
 use arc::merge::{DuckDbEngine, MergeEngine};
+use arc::state::StateDb;
 use arc::storage::Storage;
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -47,9 +48,11 @@ pub fn manager_with(config: &std::path::Path, hook: Arc<dyn Hook>, engine: Arc<d
     let storage = Storage::local(&config.storage.local.base_path).unwrap();
     let settings = CompactionSettings { isolation: Isolation::InProcess, ..config.compaction };
     let clock = Arc::new(SystemClock);
+    let state = StateDb::open(&config.state.db_path).unwrap();
     let components = Components {
         storage: storage.map_store(|inner| Hooked::over(inner, hook)),
-        locks: Arc::new(CompactionLock::open(&config.state.db_path, clock.clone()).unwrap()),
+        locks: Arc::new(CompactionLock::new(state.clone(), clock.clone())),
+        state,
         engine,
         clock,
         limits: job_limits(detect(), None, None, settings.max_concurrent_jobs),
