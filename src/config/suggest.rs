@@ -103,7 +103,7 @@ mod tests {
             assert_eq!(unknown_key(name), "not supported by this version", "{name}");
         }
         assert_ne!(unknown_key("serverless"), "not supported by this version");
-        assert_eq!(unknown_variable("COMPACTION_HISTORY_LIMIT"), "not supported by this version");
+        assert_eq!(unknown_variable("COMPACTION_LOCK_BACKEND"), "not supported by this version");
         assert_eq!(unknown_override_key("schedule"), "not supported by this version");
     }
 
