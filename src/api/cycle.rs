@@ -114,7 +114,8 @@ fn scope(wanted: TriggerRequest) -> Result<Scope, ApiError> {
         None => None,
         Some(path) => Some(partition(database.as_ref(), measurement.as_ref(), &path)?),
     };
-    Ok(Scope { database: database.map(String::from), measurement: measurement.map(String::from), partition })
+    let (database, measurement) = (database.map(String::from), measurement.map(String::from));
+    Ok(Scope { database, measurement, partition, schedules: None })
 }
 
 fn partition(database: Option<&Name>, measurement: Option<&Name>, path: &str) -> Result<PartitionId, ApiError> {

@@ -4,6 +4,7 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use crate::compaction::quarantine::QuarantinedInput;
 use crate::compaction::{JobReport, JobStatus, LiveJob};
 use crate::merge::SetAside;
 
@@ -36,6 +37,12 @@ pub struct LeftOut {
     pub name: String,
     #[schema(example = "unreadable: the footer is cut off")]
     pub reason: String,
+}
+
+impl From<&QuarantinedInput> for LeftOut {
+    fn from(input: &QuarantinedInput) -> Self {
+        Self { name: input.name.clone(), reason: input.reason.to_string() }
+    }
 }
 
 impl From<&SetAside> for LeftOut {
@@ -84,9 +91,9 @@ pub struct Job {
     pub completed_at: Option<DateTime<Utc>>,
     /// What went wrong and what to do.
     pub error: Option<String>,
-    /// Damaged inputs that were left out, with reasons.
+    /// Inputs with a defect of their own, which later jobs leave out.
     pub inputs_quarantined: Vec<LeftOut>,
-    /// All inputs that were left out, with reasons.
+    /// Other inputs that were left out; the next job takes them again.
     pub inputs_set_aside: Vec<LeftOut>,
     /// Why the partition was compacted: first, `late_files`, `late_files_waited`, `side_files`.
     pub trigger: Option<String>,
@@ -123,7 +130,7 @@ impl Job {
             started_at: report.started_at,
             completed_at: Some(report.completed_at),
             error: report.error.clone(),
-            inputs_quarantined: quarantined(report),
+            inputs_quarantined: report.inputs_quarantined.iter().map(LeftOut::from).collect(),
             inputs_set_aside: report.inputs_set_aside.iter().map(LeftOut::from).collect(),
             trigger: name_of(&report.trigger),
             outputs: report.outputs.clone(),
@@ -167,10 +174,6 @@ impl Job {
             worker_id: job.worker_id.clone(),
         }
     }
-}
-
-fn quarantined(report: &JobReport) -> Vec<LeftOut> {
-    report.inputs_set_aside.iter().filter(|file| file.reason.is_damage()).map(LeftOut::from).collect()
 }
 
 /// The name under which an enum without content is serialised.

@@ -25,6 +25,7 @@ mod jobs;
 mod locks;
 pub mod openapi;
 mod partitions;
+mod quarantine;
 mod service;
 mod status;
 
@@ -45,6 +46,7 @@ pub use events::{HEARTBEAT, MAX_SUBSCRIBERS, MAX_WAITING_EVENTS};
 use self::error::{ApiError, shown};
 use crate::compaction::CompactionManager;
 use crate::compaction::events::Event;
+use crate::compaction::quarantine::Quarantine;
 use crate::monitoring::{Readiness, Scrape};
 use crate::scheduler::CompactionScheduler;
 
@@ -52,6 +54,7 @@ use crate::scheduler::CompactionScheduler;
 pub struct AppParts {
     pub manager: Arc<CompactionManager>,
     pub scheduler: Arc<CompactionScheduler>,
+    pub quarantine: Quarantine,
     /// What happens, for those who follow it. The manager's event sink sends here; a queue of [`MAX_WAITING_EVENTS`].
     pub events: broadcast::Sender<Event>,
     pub storage_info: StorageInfo,
@@ -72,6 +75,7 @@ impl fmt::Debug for AppParts {
 pub struct AppState {
     manager: Arc<CompactionManager>,
     scheduler: Arc<CompactionScheduler>,
+    quarantine: Quarantine,
     events: broadcast::Sender<Event>,
     storage_info: StorageInfo,
     readiness: Readiness,
@@ -86,10 +90,11 @@ pub struct AppState {
 impl AppState {
     #[must_use]
     pub fn new(parts: AppParts) -> Self {
-        let AppParts { manager, scheduler, events, storage_info, readiness, scrape, stopping } = parts;
+        let AppParts { manager, scheduler, quarantine, events, storage_info, readiness, scrape, stopping } = parts;
         Self {
             manager,
             scheduler,
+            quarantine,
             events,
             storage_info,
             readiness,
@@ -121,6 +126,10 @@ fn routes() -> Routes {
         .post("/api/compaction/pause", cycle::pause)
         .post("/api/compaction/resume", cycle::resume)
         .get("/api/compaction/locks", locks::list)
+        .get("/api/compaction/quarantine", quarantine::list)
+        .delete("/api/compaction/quarantine", quarantine::clear_all)
+        .get("/api/compaction/quarantine/{id}", quarantine::one)
+        .delete("/api/compaction/quarantine/{id}", quarantine::clear)
         .get("/api/compaction/events", events::follow)
         .get("/api/partitions/{db}/{measurement}/{y}/{m}/{d}/{h}/files", partitions::files)
         .get("/api/connections/storage", connections::storage)

@@ -9,7 +9,7 @@ use utoipa::openapi::{ContentBuilder, OpenApi, Ref, RefOr, Response, ResponseBui
 use utoipa::{Modify, OpenApi as _};
 
 use super::error::ErrorBody;
-use super::{candidates, connections, cycle, events, job, jobs, locks, partitions, service, status};
+use super::{candidates, connections, cycle, events, job, jobs, locks, partitions, quarantine, service, status};
 
 /// The document.
 #[must_use]
@@ -23,7 +23,7 @@ pub fn document() -> OpenApi {
         Tokens with the role `read` may use GET, those with the role `admin` everything."),
     paths(
         status::status, status::stats, candidates::list, cycle::trigger, jobs::list, jobs::one, jobs::cancel, jobs::history,
-        cycle::pause, cycle::resume, locks::list, events::follow, partitions::files, connections::storage,
+        cycle::pause, cycle::resume, locks::list, quarantine::list, quarantine::one, quarantine::clear_all, quarantine::clear, events::follow, partitions::files, connections::storage,
         service::health, service::ready, service::metrics, service::openapi, service::dashboard,
     ),
     components(schemas(ErrorBody, job::Job, events::CycleSummary)),
