@@ -50,6 +50,7 @@
 //! # }
 //! ```
 
+pub mod auth;
 pub mod cli;
 pub mod clock;
 pub mod compaction;
@@ -62,3 +63,5 @@ pub mod server;
 pub mod state;
 pub mod storage;
 pub mod telemetry;
+
+pub use server::{Server, ServerHandle};
