@@ -15,7 +15,7 @@
 pub mod layer;
 mod refusal;
 pub mod settings;
-mod throttle;
+pub mod throttle;
 mod tokens;
 
 pub use layer::Guard;

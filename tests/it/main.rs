@@ -3,16 +3,19 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail the test, too; clippy exempts only the test functions")]
 
 mod architecture;
+mod auth;
 mod bad_input;
 mod children;
 mod commands;
 mod concurrent;
 mod config;
 mod crash;
+mod embed;
 mod environment;
 mod faults;
 mod fidelity;
 mod readme;
+mod server;
 mod shapes;
 mod support;
 mod traps;

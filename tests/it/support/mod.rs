@@ -14,6 +14,7 @@ use duckdb::Connection;
 use serde_json::Value;
 use tempfile::TempDir;
 
+pub mod served;
 pub mod stores;
 
 /// An hour long over.
