@@ -112,6 +112,7 @@ fn client(address: SocketAddr, token: &str) -> Result<(String, Value)> {
             break;
         }
     }
-    let history = ureq::get(url("/arc/api/compaction/history")).header("x-api-key", token).call()?.body_mut().read_json()?;
+    let history =
+        ureq::get(url("/arc/api/compaction/history")).header("x-api-key", token).call()?.body_mut().read_json()?;
     Ok((hello, history))
 }

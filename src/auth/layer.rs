@@ -40,47 +40,63 @@ impl Guard {
         shell || self.allowlist.iter().any(|public| public == path)
     }
 
-    /// Whose request this is. `None`: it is let in without a name.
-    async fn admit(&self, request: &Request) -> Result<Option<Identity>, Refusal> {
+    /// What can be said without looking at the token. `None`: no token is needed.
+    fn screen(&self, request: &Request) -> Result<Option<Presented>, Refusal> {
         if !self.enabled || self.is_public(request.method(), request.uri().path()) {
             return Ok(None);
         }
         let client = client(request);
-        self.throttle
-            .admit(client, Instant::now().into_std())
-            .map_err(|wait| Refusal::TooManyFailures { wait })?;
+        self.throttle.admit(client, Instant::now().into_std()).map_err(|wait| Refusal::TooManyFailures { wait })?;
         // Who sends no token guesses nothing, so this takes nothing from the bucket.
-        let token = presented(request.headers()).ok_or(Refusal::NoToken)?;
-        let known = self.tokens.check(token).await.map_err(|error| {
-            error!(target: LOG, %error, "Tokens cannot be checked: {error}");
-            let id = request.extensions().get::<RequestId>();
-            let request_id = id.and_then(|id| id.header_value().to_str().ok()).map(str::to_owned);
-            Refusal::CannotTell { request_id }
-        })?;
+        let token = presented(request.headers()).ok_or(Refusal::NoToken)?.to_vec();
+        let id = request.extensions().get::<RequestId>();
+        let request_id = id.and_then(|id| id.header_value().to_str().ok()).map(str::to_owned);
+        Ok(Some(Presented { token, client, reading: is_reading(request.method()), request_id }))
+    }
+
+    /// Whose token it is, if it is good for this request.
+    async fn judge(&self, presented: Presented) -> Result<Identity, Refusal> {
+        let Presented { token, client, reading, request_id } = presented;
+        let known = match self.tokens.check(&token).await {
+            Ok(known) => known,
+            Err(error) => {
+                error!(target: LOG, request_id, %error, "Tokens cannot be checked: {error}");
+                return Err(Refusal::CannotTell { request_id });
+            }
+        };
         let Some(identity) = known else {
             self.throttle.failed(client, Instant::now().into_std());
-            warn!(target: LOG, ?client, path = request.uri().path(), "A request with a wrong token was refused");
+            warn!(target: LOG, request_id, ?client, "A request with a wrong token was refused");
             return Err(Refusal::WrongToken);
         };
         match identity.role {
-            Role::Admin => Ok(Some(identity)),
-            Role::Read if is_reading(request.method()) => Ok(Some(identity)),
+            Role::Admin => Ok(identity),
+            Role::Read if reading => Ok(identity),
             Role::Read => Err(Refusal::NotAdmin { name: identity.name }),
         }
     }
 }
 
+/// What the check of a token needs to know of a request.
+struct Presented {
+    token: Vec<u8>,
+    client: Client,
+    /// The request only looks.
+    reading: bool,
+    request_id: Option<String>,
+}
+
 /// The middleware. An [`Identity`] is among the extensions of a request that was let in with a token.
 pub async fn guard(State(guard): State<Arc<Guard>>, mut request: Request, next: Next) -> Response {
-    match guard.admit(&request).await {
-        Ok(identity) => {
-            if let Some(identity) = identity {
-                request.extensions_mut().insert(identity);
-            }
-            next.run(request).await
-        }
-        Err(refusal) => refusal.into_response(),
+    match guard.screen(&request) {
+        Ok(None) => {}
+        Ok(Some(presented)) => match guard.judge(presented).await {
+            Ok(identity) => drop(request.extensions_mut().insert(identity)),
+            Err(refusal) => return refusal.into_response(),
+        },
+        Err(refusal) => return refusal.into_response(),
     }
+    next.run(request).await
 }
 
 fn is_reading(method: &Method) -> bool {

@@ -12,10 +12,16 @@ use serde_json::json;
 pub(super) enum Refusal {
     NoToken,
     WrongToken,
-    NotAdmin { name: String },
-    TooManyFailures { wait: Duration },
+    NotAdmin {
+        name: String,
+    },
+    TooManyFailures {
+        wait: Duration,
+    },
     /// The tokens could not be looked at. The reason is in the log.
-    CannotTell { request_id: Option<String> },
+    CannotTell {
+        request_id: Option<String>,
+    },
 }
 
 impl IntoResponse for Refusal {

@@ -17,7 +17,7 @@ const PREFIX: &str = "arc_";
 /// Random bytes of a token.
 const RANDOM_BYTES: usize = 32;
 /// Stored tokens. Every request is compared with all of them.
-pub const MAX_TOKENS: usize = 256;
+pub const MAX_TOKENS: u32 = 256;
 /// Characters of a name.
 const MAX_NAME: usize = 64;
 /// The name under which the configured token appears; no stored token may have it.
@@ -57,7 +57,9 @@ pub struct TokenInfo {
 #[derive(Debug, thiserror::Error)]
 pub enum TokenError {
     /// The name is not one.
-    #[error("{0:?} is no name for a token: use 1 to {MAX_NAME} letters, digits, dots, dashes or underscores, not \"{DEFAULT_NAME}\"")]
+    #[error(
+        "{0:?} is no name for a token: use 1 to {MAX_NAME} letters, digits, dots, dashes or underscores, not \"{DEFAULT_NAME}\""
+    )]
     Name(String),
     /// Another token has this name.
     #[error("there is a token named {0:?}: choose another name, or revoke that one first")]
@@ -115,8 +117,7 @@ impl Tokens {
         if self.default_token.is_some() {
             return Ok(None);
         }
-        let new =
-            NewToken { name: FIRST_NAME.to_owned(), role: Role::Admin, token: random_token()?, created_at: now };
+        let new = NewToken { name: FIRST_NAME.to_owned(), role: Role::Admin, token: random_token()?, created_at: now };
         let row = Row::of(&new);
         let made = self.state.write(move |connection| insert_if_first(connection, &row)).await?;
         Ok(made.then_some(new))
@@ -251,7 +252,9 @@ mod tests {
         let identity = tokens.check(text.as_bytes()).await.unwrap();
         assert_eq!(identity, Some(Identity { name: "grafana".to_owned(), role: Role::Read }));
         let dump = |c: &mut Connection| {
-            Ok(c.query_row("SELECT quote(name) || quote(hash) || role || created_at FROM api_tokens", [], |r| r.get(0))?)
+            Ok(c.query_row("SELECT quote(name) || quote(hash) || role || created_at FROM api_tokens", [], |r| {
+                r.get(0)
+            })?)
         };
         let stored: String = tokens.state.read(dump).await.unwrap();
         assert!(!stored.contains(&text[4..]), "{stored}");

@@ -16,7 +16,7 @@ use super::interrupt;
 use crate::auth::NewToken;
 use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
-use crate::server::{Server, listen};
+use crate::server::{Server, listen, open_storage};
 use crate::telemetry::{self, LogStream};
 
 /// How long the process waits for threads that are still in a system call or a merge of this process.
@@ -51,7 +51,8 @@ async fn serve(globals: &GlobalArgs, config: &Config) -> anyhow::Result<ExitCode
 /// Says where the server is, which with port 0 nobody knows before.
 fn announce(globals: &GlobalArgs, config: &Config, listener: &TcpListener) -> anyhow::Result<()> {
     let address: SocketAddr = listener.local_addr().context("the port that was just opened has no address")?;
-    let (version, storage) = (env!("CARGO_PKG_VERSION"), crate::server::open_storage(config)?.location());
+    let version = env!("CARGO_PKG_VERSION");
+    let storage = open_storage(config)?.location().to_string();
     let schedule = config.schedule.as_str();
     info!(target: "api", version, %address, storage, schedule, auth = config.auth.enabled,
         "Arc {version} listening on http://{address} (storage: {storage}, schedule: {schedule})");
@@ -68,5 +69,9 @@ fn hand_over(first: &NewToken) -> io::Result<()> {
     let mut err = io::stderr().lock();
     writeln!(err, "First start: there was no API token, so one was made. It is shown this once, keep it safe:")?;
     writeln!(err, "{}", first.token.reveal())?;
-    writeln!(err, "It may do everything; `arc token create` makes others, `arc token revoke {}` takes it back.", first.name)
+    writeln!(
+        err,
+        "It may do everything; `arc token create` makes others, `arc token revoke {}` takes it back.",
+        first.name
+    )
 }

@@ -18,7 +18,8 @@ pub(super) fn a_path(text: &str) -> Result<(), String> {
 /// A name or an address, without a port.
 pub(super) fn a_host(text: &str) -> Result<(), String> {
     let is_address = text.parse::<std::net::IpAddr>().is_ok();
-    let is_name = !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_'));
+    let is_name =
+        !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_'));
     if is_address || is_name {
         Ok(())
     } else {

@@ -25,7 +25,12 @@ pub(super) struct Connections(JoinSet<()>);
 
 /// Accepts and serves connections until `stop` is cancelled. The listener is closed then; the connections finish what they
 /// are answering.
-pub(super) async fn accept(listener: TcpListener, router: Router, limits: Limits, stop: CancellationToken) -> Connections {
+pub(super) async fn accept(
+    listener: TcpListener,
+    router: Router,
+    limits: Limits,
+    stop: CancellationToken,
+) -> Connections {
     let places = Arc::new(Semaphore::new(limits.connections));
     let mut open = JoinSet::new();
     let mut pause = FIRST_PAUSE;

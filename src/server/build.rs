@@ -11,6 +11,7 @@ use crate::config::{Backend, Config};
 use crate::lock::{CompactionLock, LockError};
 use crate::merge::resources::{detect, job_limits};
 use crate::merge::{DuckDbEngine, MergeEngine, SubprocessEngine, SubprocessSettings};
+use crate::state::StateError;
 use crate::storage::{Storage, StorageError};
 
 /// Why the parts could not be put together. Every message names the place and the remedy.
@@ -20,6 +21,8 @@ pub enum BuildError {
     Storage(#[from] StorageError),
     #[error(transparent)]
     Lock(#[from] LockError),
+    #[error(transparent)]
+    State(#[from] StateError),
     #[error("the path of this program is not known, so no merge worker can be started: {0}")]
     Executable(#[source] std::io::Error),
 }

@@ -20,7 +20,13 @@ use super::limits::Limits;
 use super::socket::Socket;
 
 /// Serves requests until the client leaves, a limit is hit, or `stop` is cancelled and the last answer is sent.
-pub(super) async fn serve(stream: TcpStream, peer: SocketAddr, router: Router, limits: Limits, stop: CancellationToken) {
+pub(super) async fn serve(
+    stream: TcpStream,
+    peer: SocketAddr,
+    router: Router,
+    limits: Limits,
+    stop: CancellationToken,
+) {
     // Answers are written in one piece; waiting for more to send only delays them.
     let _ = stream.set_nodelay(true);
     let mut stream = TimeoutStream::new(stream);

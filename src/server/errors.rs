@@ -26,7 +26,9 @@ fn known(status: StatusCode) -> (&'static str, &'static str) {
         StatusCode::METHOD_NOT_ALLOWED => {
             ("method_not_allowed", "this path has other methods: the header `allow` names them")
         }
-        StatusCode::REQUEST_TIMEOUT => ("request_timeout", "the body of the request did not arrive in time: send it again"),
+        StatusCode::REQUEST_TIMEOUT => {
+            ("request_timeout", "the body of the request did not arrive in time: send it again")
+        }
         StatusCode::PAYLOAD_TOO_LARGE => ("too_large", "the body is too large: at most 1 MiB is read"),
         StatusCode::URI_TOO_LONG => ("uri_too_long", "the address is too long"),
         StatusCode::UNSUPPORTED_MEDIA_TYPE => {

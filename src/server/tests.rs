@@ -214,7 +214,10 @@ async fn a_client_that_sends_a_megabyte_too_much_reads_why() {
     let site = Site::with(Limits { linger: LONG, ..limits() }).await;
     let mut stream = site.connect().await;
     let body = vec![b'x'; 3 * 1024 * 1024];
-    stream.write_all(format!("POST /echo HTTP/1.1\r\ncontent-length: {}\r\n\r\n", body.len()).as_bytes()).await.unwrap();
+    stream
+        .write_all(format!("POST /echo HTTP/1.1\r\ncontent-length: {}\r\n\r\n", body.len()).as_bytes())
+        .await
+        .unwrap();
     stream.write_all(&body).await.unwrap();
     Answer::read(&mut stream).await.assert_error(413, "too_large");
 }

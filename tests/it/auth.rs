@@ -29,8 +29,19 @@ fn without_a_token_exactly_the_allowed_paths_and_the_shell_of_the_dashboard_answ
     }
     assert_ne!(server.send("GET", "/", &[], "").status, 401);
     for path in [
-        STATUS, "/metrics", "/openapi.json", "/nothing", "/health/", "//health", "/HEALTH", "/%68ealth", "/health/..",
-        "/health/../metrics", "/ready%2f", "//", "/./",
+        STATUS,
+        "/metrics",
+        "/openapi.json",
+        "/nothing",
+        "/health/",
+        "//health",
+        "/HEALTH",
+        "/%68ealth",
+        "/health/..",
+        "/health/../metrics",
+        "/ready%2f",
+        "//",
+        "/./",
     ] {
         let reply = server.send("GET", path, &[], "");
         assert_refused(&reply, 401, "unauthorized");
@@ -56,7 +67,8 @@ fn a_token_may_come_in_either_header_and_must_be_right() {
     let arc = Arc::new();
     let server = arc.serve();
     let bearer = format!("Bearer {TOKEN}");
-    for header in [("x-api-key", TOKEN), ("authorization", &bearer), ("Authorization", &bearer.replace("Bearer", "bEARER"))]
+    for header in
+        [("x-api-key", TOKEN), ("authorization", &bearer), ("Authorization", &bearer.replace("Bearer", "bEARER"))]
     {
         assert_eq!(server.send("GET", STATUS, &[header], "").status, 200, "{header:?}");
     }

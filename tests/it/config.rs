@@ -290,11 +290,11 @@ late_rewrite_ratio = -0.5
 
 [server]
 port = 65536
-host = "localhost:80"
+host = 'localhost:80'
 
 [auth]
-allowlist = ["/health", "ready"]
-default_token = "two words"
+allowlist = ['/health', 'ready']
+default_token = 'two words'
 
 [storage]
 backend = 's3'
@@ -331,8 +331,8 @@ arc.conf:7: compaction.lock_ttl_hours = 0: must be a whole number from 1 to 8784
 arc.conf:8: compaction.history_limit: not supported by this version
 arc.conf:9: compaction.late_rewrite_ratio = -0.5: must be a number from 0 to 100
 arc.conf:12: server.port = 65536: must be a whole number from 0 to 65535
-arc.conf:13: server.host = "localhost:80": must be an address such as 127.0.0.1 or ::1, or a name, without a port
-arc.conf:16: auth.allowlist = ["/health", "ready"]: "ready" is no exact path: it begins with a slash and has no space, ?, # or *
+arc.conf:13: server.host = 'localhost:80': must be an address such as 127.0.0.1 or ::1, or a name, without a port
+arc.conf:16: auth.allowlist = ['/health', 'ready']: \"ready\" is no exact path: it begins with a slash and has no space, ?, # or *
 arc.conf:17: auth.default_token = ********: must have no spaces and only visible ASCII characters, or be empty
 arc.conf:20: storage.backend = 's3': must be \"local\", this version has no other
 arc.conf:21: storage.local = 5: is a section, not a value

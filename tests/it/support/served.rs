@@ -107,7 +107,8 @@ impl Served {
             return line.clone();
         }
         loop {
-            let line = self.lines.recv().unwrap_or_else(|_| panic!("the server ended without {text:?}: {:#?}", self.said));
+            let line =
+                self.lines.recv().unwrap_or_else(|_| panic!("the server ended without {text:?}: {:#?}", self.said));
             self.said.push(line.clone());
             if line.contains(text) {
                 return line;
