@@ -52,6 +52,7 @@
 //! ```
 
 pub mod api;
+pub mod auth;
 pub mod cli;
 pub mod clock;
 pub mod compaction;
@@ -67,3 +68,5 @@ pub mod server;
 pub mod state;
 pub mod storage;
 pub mod telemetry;
+
+pub use server::{Server, ServerHandle};

