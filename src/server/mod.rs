@@ -26,7 +26,7 @@ mod socket;
 #[cfg(test)]
 mod tests;
 
-pub use build::{BuildError, build_manager, open_storage};
+pub use build::{BuildError, build_manager, open_state, open_storage};
 pub use listen::{ListenError, listen};
 pub use shutdown::ShutdownReport;
 
@@ -40,13 +40,14 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
+use self::build::{Parts, build_server};
 use self::limits::Limits;
 use self::shell::Shell;
 use crate::auth::{Guard, Tokens};
 use crate::compaction::CompactionManager;
-use crate::compaction::events::EventSink;
 use crate::config::Config;
-use crate::state::{StateDb, StateError};
+use crate::scheduler::CompactionScheduler;
+use crate::state::StateError;
 
 /// A compaction service with its HTTP interface.
 ///
@@ -57,6 +58,7 @@ use crate::state::{StateDb, StateError};
 /// started as one. Set `in_process`, or call [`crate::cli::main`] when the first argument is `merge-worker`.
 pub struct Server {
     manager: Arc<CompactionManager>,
+    scheduler: Arc<CompactionScheduler>,
     tokens: Tokens,
     routes: Router,
     shell: Arc<Shell>,
@@ -96,9 +98,8 @@ impl Server {
     /// # Errors
     /// Storage or state that cannot be opened.
     pub fn new(config: &Config) -> Result<Self, BuildError> {
-        let state = StateDb::open(&config.state.db_path)?;
-        let manager = Arc::new(build_manager(config, EventSink::ignore())?);
-        let tokens = Tokens::new(state, config.auth.default_token.clone());
+        let stop = CancellationToken::new();
+        let Parts { manager, scheduler, tokens, metrics, routes } = build_server(config, stop.clone())?;
         let limits = Limits::default();
         if !config.auth.enabled && !listen::is_loopback(&config.server.host) {
             warn!(target: "api", host = config.server.host,
@@ -107,13 +108,14 @@ impl Server {
         }
         Ok(Self {
             manager,
+            scheduler,
             guard: Guard::new(&config.auth, tokens.clone()),
             tokens,
-            routes: Router::new(),
-            shell: Shell::new(limits.clone()),
+            routes,
+            shell: Shell::new(limits.clone(), metrics),
             limits,
             shutdown_timeout: config.server.shutdown_timeout,
-            stop: CancellationToken::new(),
+            stop,
         })
     }
 
@@ -150,7 +152,11 @@ impl Server {
 
     /// Serves until the handle says stop, then stops: no new connections, no new jobs; requests are answered, jobs end at
     /// their next safe point, event streams end. What is not done within `server.shutdown_timeout_seconds` is abandoned.
-    pub async fn run(self, listener: TcpListener) -> ShutdownReport {
+    ///
+    /// # Errors
+    /// When the state database cannot be read at the start: then nothing was served.
+    pub async fn run(self, listener: TcpListener) -> Result<ShutdownReport, StateError> {
+        self.start().await?;
         let mut connections = accept::accept(listener, self.router(), self.limits.clone(), self.stop.clone()).await;
         let begun = Instant::now();
         let requests = async {
@@ -164,7 +170,7 @@ impl Server {
         let (requests_abandoned, jobs_abandoned) = tokio::join!(requests, self.stop_jobs());
         let report = ShutdownReport { duration: begun.elapsed(), requests_abandoned, jobs_abandoned };
         report.log();
-        report
+        Ok(report)
     }
 
     /// Stops what runs behind the router, for a program that serves the router itself.
@@ -177,12 +183,16 @@ impl Server {
         report
     }
 
-    /// Starts what runs behind the router: [`Server::run`] does this by itself.
+    /// Starts what runs behind the router, the scheduler. [`Server::run`] does this by itself.
+    ///
+    /// # Errors
+    /// When the state database cannot be read: it says whether compaction is paused.
     pub async fn start(&self) -> Result<(), StateError> {
-        Ok(())
+        self.scheduler.start().await
     }
 
+    /// Ends the scheduler and the cycle that runs; the jobs that did not end in time.
     async fn stop_jobs(&self) -> Vec<String> {
-        Vec::new()
+        self.scheduler.stop(self.shutdown_timeout).await.abandoned_jobs
     }
 }

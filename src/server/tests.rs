@@ -21,6 +21,7 @@ use super::accept::{Connections, accept};
 use super::limits::Limits;
 use super::shell::Shell;
 use crate::auth::{AuthSettings, Guard, Tokens};
+use crate::metrics::Metrics;
 use crate::state::StateDb;
 
 /// Long enough for everything that must happen, on the slowest machine.
@@ -108,7 +109,7 @@ impl Site {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let (routes, signals) = routes();
-        let shell = Shell::new(limits.clone());
+        let shell = Shell::new(limits.clone(), Metrics::new());
         let (router, stop) = (shell.around(routes, guard), CancellationToken::new());
         let accepting = tokio::spawn(accept(listener, router, limits, stop.clone()));
         Self { address, stop, accepting, shell, signals }
