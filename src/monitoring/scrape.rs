@@ -39,13 +39,13 @@ impl Scrape {
             self.metrics.backlog(backlog.partitions, backlog.bytes, age.unwrap_or_default());
         }
         if let Ok(files) = self.quarantined_files().await {
-            self.metrics.quarantined_files(files);
+            self.metrics.quarantined_files(files.unsigned_abs());
         }
         self.metrics.render()
     }
 
-    async fn quarantined_files(&self) -> Result<u64, StateError> {
+    async fn quarantined_files(&self) -> Result<i64, StateError> {
         const COUNT: &str = "SELECT count(*) FROM compaction_quarantine";
-        self.state.read(|connection| connection.query_row(COUNT, [], |row| row.get(0)).map_err(Failure::from)).await
+        self.state.read(|connection| connection.query_row(COUNT, [], |row| row.get::<_, i64>(0)).map_err(Failure::from)).await
     }
 }
