@@ -61,8 +61,10 @@ impl Family {
     }
 }
 
-const JOBS: Family =
-    Family::counter("arc_compaction_jobs_total", "Jobs that ended, by status (completed, failed, cancelled) and database.");
+const JOBS: Family = Family::counter(
+    "arc_compaction_jobs_total",
+    "Jobs that ended, by status (completed, failed, cancelled) and database.",
+);
 const JOB_DURATION: Family =
     Family::histogram("arc_compaction_job_duration_seconds", JOB_SECONDS, "Duration of completed jobs.");
 const STEP_DURATION: Family = Family::histogram(
@@ -104,8 +106,10 @@ const RECOVERIES: Family = Family::counter(
     "arc_compaction_recoveries_total",
     "Partitions in which something that an earlier attempt had left was cleared away, by outcome.",
 );
-const QUARANTINED_FILES: Family =
-    Family::gauge("arc_compaction_quarantined_files", "Files that are left out of compaction because they are damaged.");
+const QUARANTINED_FILES: Family = Family::gauge(
+    "arc_compaction_quarantined_files",
+    "Files that are left out of compaction because they are damaged.",
+);
 const LEASE_LOST: Family =
     Family::counter("arc_compaction_lease_lost_total", "Jobs that had to stop because their lease was gone.");
 const STORAGE_REQUESTS: Family =

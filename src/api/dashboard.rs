@@ -45,7 +45,18 @@ mod tests {
 
     #[test]
     fn the_page_loads_nothing_from_elsewhere_and_never_makes_markup_of_data() {
-        for word in ["innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "http://", "https://", "localStorage", " style=", " onclick="] {
+        for word in [
+            "innerHTML",
+            "outerHTML",
+            "insertAdjacentHTML",
+            "document.write",
+            "eval(",
+            "http://",
+            "https://",
+            "localStorage",
+            " style=",
+            " onclick=",
+        ] {
             assert!(!PAGE.contains(word), "{word}");
         }
         assert_eq!(PAGE.matches(NONCE).count(), 2, "one style, one script");

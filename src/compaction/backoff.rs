@@ -58,12 +58,11 @@ impl Verdict {
     pub fn of(error: &JobError) -> Self {
         match error.disposition() {
             Disposition::Yield => Self::DoesNotCount,
-            Disposition::Retry => Self::Counts,
-            Disposition::UntilChanged => Self::UntilChanged,
-            // A merge whose proof failed will fail it again. What else needs a person is found anew before any work is
-            // done, or is not the files' fault.
+            // A merge whose proof failed will fail it again.
             Disposition::Operator if matches!(error, JobError::Merge(MergeError::ProofFailed(_))) => Self::UntilChanged,
-            Disposition::Operator => Self::Counts,
+            // What else needs a person is found anew before any work is done, or is not the files' fault.
+            Disposition::Retry | Disposition::Operator => Self::Counts,
+            Disposition::UntilChanged => Self::UntilChanged,
         }
     }
 }

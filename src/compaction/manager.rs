@@ -337,7 +337,7 @@ impl CompactionManager {
             }
         }
         self.env.ledger.forget_obsolete(&standing, self.env.clock.now()).await;
-        self.backlog.scanned(seen, self.env.clock.now(), |partition| scope.covers(partition));
+        self.backlog.scanned(seen, self.env.clock.now(), |partition| scope.covers(&self.env.settings, partition));
         queue
     }
 

@@ -37,18 +37,6 @@ pub struct Scope {
 }
 
 impl Scope {
-    /// Whether some measurement of the database may be in scope: if not, the database is not even listed.
-    fn may_reach(&self, settings: &CompactionSettings, database: &str) -> bool {
-        let due = |schedules: &BTreeSet<String>| settings.schedules_in(database).iter().any(|s| schedules.contains(*s));
-        self.schedules.as_ref().is_none_or(due)
-    }
-
-    fn reaches(&self, settings: &CompactionSettings, database: &str, measurement: &str) -> bool {
-        self.schedules.as_ref().is_none_or(|due| due.contains(settings.schedule_of(database, measurement)))
-    }
-}
-
-impl Scope {
     /// Somebody who names a partition wants it tried, whatever happened there before.
     #[must_use]
     pub fn waits(&self) -> Waits {
@@ -57,14 +45,25 @@ impl Scope {
 
     /// Whether a complete scan of this scope looks at the partition.
     #[must_use]
-    pub fn covers(&self, partition: &PartitionId) -> bool {
+    pub fn covers(&self, settings: &CompactionSettings, partition: &PartitionId) -> bool {
         match &self.partition {
             Some(only) => only == partition,
             None => {
                 self.database.as_deref().is_none_or(|d| d == partition.database())
                     && self.measurement.as_deref().is_none_or(|m| m == partition.measurement())
+                    && self.is_turn_of(settings, partition.database(), partition.measurement())
             }
         }
+    }
+
+    /// Whether it may be the turn of some measurement of the database. If not, the database is not even listed.
+    fn may_be_turn_of(&self, settings: &CompactionSettings, database: &str) -> bool {
+        let due = |schedules: &BTreeSet<String>| settings.schedules_in(database).iter().any(|s| schedules.contains(*s));
+        self.schedules.as_ref().is_none_or(due)
+    }
+
+    fn is_turn_of(&self, settings: &CompactionSettings, database: &str, measurement: &str) -> bool {
+        self.schedules.as_ref().is_none_or(|due| due.contains(settings.schedule_of(database, measurement)))
     }
 }
 
@@ -198,7 +197,7 @@ fn databases(env: Arc<JobEnv>, scope: Arc<Scope>) -> BoxStream<'static, Found<St
         let items: Vec<Found<String>> = match found {
             Err(error) => vec![Err(problem(&env.storage.location(), &error))],
             Ok(mut names) => {
-                names.retain(|name| scope.may_reach(&env.settings, name));
+                names.retain(|name| scope.may_be_turn_of(&env.settings, name));
                 names.into_iter().map(|name| not_excluded(&env, name)).collect()
             }
         };
@@ -226,7 +225,7 @@ fn measurements(env: Arc<JobEnv>, database: String, scope: Arc<Scope>) -> BoxStr
         match found {
             Err(error) => one(Err(problem(&database, &error))),
             Ok(mut names) => {
-                names.retain(|name| scope.reaches(&env.settings, &database, name));
+                names.retain(|name| scope.is_turn_of(&env.settings, &database, name));
                 stream::iter(names)
                     .flat_map(move |measurement| {
                         let place = format!("{database}/{measurement}");

@@ -108,9 +108,9 @@ impl Progress<'_> {
             SchedulerState::Disabled => Check::good("compaction is disabled by the configuration (compaction.enabled)"),
             SchedulerState::Paused => Check::good("paused by an operator; POST /api/compaction/resume continues"),
             SchedulerState::Running => Check::good("running"),
-            SchedulerState::Dead => {
-                Check::bad("the scheduler's task has ended, so nothing will be compacted: look at the log, restart the service")
-            }
+            SchedulerState::Dead => Check::bad(
+                "the scheduler's task has ended, so nothing will be compacted: look at the log, restart the service",
+            ),
         }
     }
 
@@ -268,7 +268,8 @@ mod tests {
     fn scans_that_have_stopped_show_whatever_the_backlog_was() {
         let hourly = schedules(&["5 * * * *"]);
         let stopped = Progress { work: left("2025-10-08T12:05:00Z", 0, None), ..healthy(&hourly) };
-        let expected = "the last complete scan was at 2025-10-08T12:05:00Z (4 h 5 min ago): look at the log for the reason";
+        let expected =
+            "the last complete scan was at 2025-10-08T12:05:00Z (4 h 5 min ago): look at the log for the reason";
         assert_eq!(stopped.backlog_check(), Check::bad(expected));
         // The next one has begun and takes long.
         assert!(Progress { work: Work { cycle_running: true, ..stopped.work }, ..stopped }.backlog_check().ok);
@@ -288,10 +289,13 @@ mod tests {
     #[test]
     fn a_dead_scheduler_is_a_reason_and_a_paused_or_disabled_one_is_not() {
         let hourly = schedules(&["5 * * * *"]);
-        for (scheduler, ok) in [(SchedulerState::Dead, false), (SchedulerState::Paused, true), (SchedulerState::Disabled, true)] {
+        for (scheduler, ok) in
+            [(SchedulerState::Dead, false), (SchedulerState::Paused, true), (SchedulerState::Disabled, true)]
+        {
             let work = left("2025-10-02T00:00:00Z", 9, Some("2025-10-01T00:00:00Z"));
             let progress = Progress { work: Work { scheduler, ..work }, ..healthy(&hourly) };
-            let verdict = Verdict::of([("scheduler", progress.scheduler_check()), ("backlog", progress.backlog_check())]);
+            let verdict =
+                Verdict::of([("scheduler", progress.scheduler_check()), ("backlog", progress.backlog_check())]);
             assert_eq!(verdict.is_ready(), ok, "{verdict:?}");
             assert_eq!(verdict.checks["scheduler"].ok, ok);
         }

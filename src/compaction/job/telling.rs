@@ -7,6 +7,7 @@ use crate::compaction::error::{Disposition, JobError};
 use crate::compaction::events::Event;
 use crate::compaction::plan::Plan;
 use crate::compaction::report::{JobReport, JobStatus, compression_ratio, duration_seconds};
+use crate::merge::MergedFile;
 
 impl Job<'_> {
     pub(super) fn say_started(&self, plan: &Plan) {
@@ -61,6 +62,10 @@ impl Job<'_> {
             report.bytes_before = bytes_before;
             report.bytes_after = outcome.outputs.iter().map(|f| f.size_bytes).sum();
             report.compression_ratio = compression_ratio(report.bytes_before, report.bytes_after);
+            for MergedFile { name, size_bytes, .. } in &outcome.outputs {
+                info!(target: LOG, job_id = report.job_id, partition = %self.partition, file = name, bytes = size_bytes,
+                    "Compacted to {name} ({:.1} MB)", megabytes(*size_bytes));
+            }
             report.outputs = outcome.outputs.into_iter().map(|f| f.name).collect();
             report.fingerprint = outcome.fingerprint;
         }
@@ -86,9 +91,6 @@ pub(super) fn say_ended(report: &JobReport) {
         (JobStatus::Completed, _) => {
             let (before, after) = (megabytes(report.bytes_before), megabytes(report.bytes_after));
             let files = if report.files_written == 1 { "file" } else { "files" };
-            for output in &report.outputs {
-                info!(target: LOG, job_id = report.job_id, partition, "Compacted to {output} ({after:.1} MB)");
-            }
             info!(target: LOG, job_id = report.job_id, partition, files_compacted = report.files_compacted,
                 files_written = report.files_written, rows = report.rows, bytes_before = report.bytes_before,
                 bytes_after = report.bytes_after, duration_seconds = report.duration_seconds,

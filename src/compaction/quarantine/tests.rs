@@ -117,9 +117,7 @@ async fn what_expired_long_ago_is_forgotten() {
 async fn the_table_is_bounded_and_so_is_a_reason() {
     let table = table();
     let mut files = raw(MAX_QUARANTINED_FILES + 5);
-    for file in &mut files {
-        file.name.insert(0, 'x');
-    }
+    files.sort_by(|a, b| a.name.cmp(&b.name));
     let long = SetAsideReason::Unreadable("é".repeat(1_000_000));
     let set_aside = files.iter().map(|f| SetAside { name: f.name.clone(), reason: unreadable(f).reason });
     let mut set_aside: Vec<SetAside> = set_aside.collect();
