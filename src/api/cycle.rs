@@ -88,8 +88,9 @@ pub async fn trigger(
         let page = candidates::look(&app, look).await?;
         let (message, status) = ("Nothing was started", "dry_run");
         let problems = page.problems;
-        return Ok(Json(DryRun { message, status, count: page.count, candidates: page.candidates, problems })
-            .into_response());
+        return Ok(
+            Json(DryRun { message, status, count: page.count, candidates: page.candidates, problems }).into_response()
+        );
     }
     let cycle_id = app.scheduler.trigger_now(scope).map_err(ApiError::from)?;
     let (message, status) = ("Compaction triggered", "running");

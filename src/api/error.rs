@@ -79,7 +79,9 @@ pub enum ApiError {
     #[error("{what} did not answer, or answered with an error; the server's log has the cause under this request_id")]
     Unavailable { what: &'static str, cause: Cause },
     /// The partition contradicts itself. Readers get no answer rather than a wrong one.
-    #[error("this partition contradicts itself and is left alone until a person has looked: see `arc verify`, and the server's log under this request_id")]
+    #[error(
+        "this partition contradicts itself and is left alone until a person has looked: see `arc verify`, and the server's log under this request_id"
+    )]
     Unreadable { cause: Cause },
 }
 

@@ -119,7 +119,9 @@ fn tell(app: &AppState, event: &Event) -> Option<Message> {
         Some(message(name, &Job::live(job, app.manager.clock().now())))
     };
     match event {
-        Event::CycleStarted { cycle_id } => Some(message("cycle_started", &serde_json::json!({ "cycle_id": cycle_id }))),
+        Event::CycleStarted { cycle_id } => {
+            Some(message("cycle_started", &serde_json::json!({ "cycle_id": cycle_id })))
+        }
         Event::CandidatesFound { count } => Some(message("candidates_found", &serde_json::json!({ "count": count }))),
         Event::JobStarted { job_id, .. } => job("job_started", job_id),
         Event::JobStep { job_id, .. } => job("job_step", job_id),

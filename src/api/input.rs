@@ -93,9 +93,9 @@ impl<S: Send + Sync, T: DeserializeOwned + Default> FromRequest<S> for Body<T> {
 
 fn unread(rejection: BytesRejection) -> ApiError {
     match rejection {
-        BytesRejection::FailedToBufferBody(FailedToBufferBody::LengthLimitError(_)) => {
-            ApiError::TooLarge(format!("the body is larger than {MAX_BODY_BYTES} bytes; send only what the route needs"))
-        }
+        BytesRejection::FailedToBufferBody(FailedToBufferBody::LengthLimitError(_)) => ApiError::TooLarge(format!(
+            "the body is larger than {MAX_BODY_BYTES} bytes; send only what the route needs"
+        )),
         other => ApiError::BadRequest(format!("the body could not be read: {}", other.body_text())),
     }
 }

@@ -56,6 +56,7 @@ pub async fn files(
     if live.files.is_empty() {
         check_partition(&app, &partition).await?;
     }
-    let file = |file: snapshot::SnapshotFile| LiveFile { name: file.name, size_bytes: file.size_bytes, etag: file.etag };
+    let file =
+        |file: snapshot::SnapshotFile| LiveFile { name: file.name, size_bytes: file.size_bytes, etag: file.etag };
     Ok(Json(LiveFiles { generation: live.generation.0, files: live.files.into_iter().map(file).collect() }))
 }

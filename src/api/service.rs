@@ -88,8 +88,7 @@ pub async fn dashboard() -> Response {
 #[utoipa::path(get, path = "/openapi.json", tag = "service",
     responses((status = 200, description = "OpenAPI 3.1", body = Object)))]
 pub async fn openapi(Query(NoParameters {}): Query<NoParameters>) -> Response {
-    static TEXT: LazyLock<String> = LazyLock::new(|| {
-        openapi::document().to_json().expect("the document has text keys and finite numbers")
-    });
+    static TEXT: LazyLock<String> =
+        LazyLock::new(|| openapi::document().to_json().expect("the document has text keys and finite numbers"));
     ([(header::CONTENT_TYPE, "application/json")], TEXT.as_str()).into_response()
 }

@@ -46,6 +46,8 @@ impl Scrape {
 
     async fn quarantined_files(&self) -> Result<i64, StateError> {
         const COUNT: &str = "SELECT count(*) FROM compaction_quarantine";
-        self.state.read(|connection| connection.query_row(COUNT, [], |row| row.get::<_, i64>(0)).map_err(Failure::from)).await
+        self.state
+            .read(|connection| connection.query_row(COUNT, [], |row| row.get::<_, i64>(0)).map_err(Failure::from))
+            .await
     }
 }

@@ -18,8 +18,19 @@ const MAY_IMPORT: [(&str, &[&str]); 14] = [
     ("monitoring", &["clock", "compaction", "metrics", "schedule", "state", "storage"]),
     (
         "api",
-        &["partition", "clock", "schedule", "state", "storage", "lock", "merge", "compaction", "scheduler", "monitoring",
-          "metrics"],
+        &[
+            "partition",
+            "clock",
+            "schedule",
+            "state",
+            "storage",
+            "lock",
+            "merge",
+            "compaction",
+            "scheduler",
+            "monitoring",
+            "metrics",
+        ],
     ),
     ("telemetry", &["clock"]),
     (

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail the test, too; clippy exempts only the test functions")]
 
+mod api;
 mod architecture;
 mod bad_input;
 mod children;
@@ -13,9 +14,9 @@ mod dashboard;
 mod environment;
 mod faults;
 mod fidelity;
-mod quarantine;
 mod logs;
 mod numbers;
+mod quarantine;
 mod readme;
 mod scheduler;
 mod shapes;
