@@ -5,6 +5,6 @@ mod document;
 mod history;
 mod reading;
 mod shapes;
-mod strict;
 mod streaming;
+mod strict;
 mod trigger;

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail the test, too; clippy exempts only the test functions")]
 
+mod api;
 mod architecture;
 mod auth;
 mod bad_input;
