@@ -593,7 +593,7 @@ fn the_next_run_follows_schedule_and_time_zone() {
     let setup =
         Setup::new("[compaction]\nschedule = '0 3 * * *'\n").env("COMPACTION_SCHEDULE_TIMEZONE", "Europe/Berlin");
     let next = setup.load().unwrap().next_run("2025-07-01T12:00:00Z".parse().unwrap()).unwrap();
-    assert_eq!(next.to_rfc3339(), "2025-07-02T01:00:00+00:00");
+    assert_eq!(next.0.to_rfc3339(), "2025-07-02T01:00:00+00:00");
 }
 
 #[test]
