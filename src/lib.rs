@@ -51,6 +51,7 @@
 //! # }
 //! ```
 
+#[allow(unused_qualifications, reason = "what utoipa generates names types in full")]
 pub mod api;
 pub mod auth;
 pub mod cli;

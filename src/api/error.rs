@@ -111,7 +111,7 @@ impl ApiError {
     }
 
     /// What goes to the log, if that is more than the client gets to see.
-    fn cause(&self) -> Option<&Cause> {
+    fn hidden_cause(&self) -> Option<&Cause> {
         match self {
             Self::Unavailable { cause, .. } | Self::Unreadable { cause } => Some(cause),
             _ => None,
@@ -182,7 +182,7 @@ pub async fn finish(request: Request, next: Next) -> Response {
     if let Some(Carried(failure)) = response.extensions_mut().remove::<Carried>()
         && failure.kind().0.is_server_error()
     {
-        if let Some(cause) = failure.cause() {
+        if let Some(cause) = failure.hidden_cause() {
             let (status, _) = failure.kind();
             let path = cut(&path, MAX_SHOWN_CHARS);
             error!(target: "api", request_id = id, %method, path, status = status.as_u16(), cause = chain(cause.as_ref()),

@@ -13,7 +13,7 @@ use axum::extract::{self, FromRequest, FromRequestParts, Request};
 use axum::http::header;
 use axum::http::request::Parts;
 use serde::de::{DeserializeOwned, Error};
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::error::{ApiError, shown};
 use crate::partition::{Hour, PartitionId};
@@ -150,7 +150,7 @@ impl<'de, const DEFAULT: usize, const MAX: usize> Deserialize<'de> for Limit<DEF
 }
 
 /// The name of a database or a measurement: one that could be a folder of storage.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, Serialize)]
 pub struct Name(String);
 
 impl Name {

@@ -32,9 +32,9 @@ mod status;
 use std::fmt;
 use std::sync::Arc;
 
-use axum::extract::{DefaultBodyLimit, OriginalUri};
+use axum::extract::DefaultBodyLimit;
 use axum::handler::Handler;
-use axum::http::Method;
+use axum::http::{Method, Uri};
 use axum::routing::{self, MethodRouter};
 use axum::{Router, middleware};
 use tokio::sync::{Semaphore, broadcast};
@@ -144,11 +144,11 @@ fn routes() -> Routes {
 pub fn router(state: AppState) -> Router {
     routes()
         .router
-        .fallback(async |method: Method, OriginalUri(uri): OriginalUri| {
+        .fallback(async |method: Method, uri: Uri| {
             let path = shown(uri.path());
             ApiError::NotFound(format!("there is no {method} {path}; /openapi.json lists what there is"))
         })
-        .method_not_allowed_fallback(async |method: Method, OriginalUri(uri): OriginalUri| {
+        .method_not_allowed_fallback(async |method: Method, uri: Uri| {
             let path = shown(uri.path());
             ApiError::MethodNotAllowed(format!("{path} does not take {method}; the allow header says what it takes"))
         })
