@@ -44,7 +44,7 @@ async fn serve(globals: &GlobalArgs, config: &Config) -> anyhow::Result<ExitCode
         hand_over(&first)?;
     }
     announce(globals, config, &listener)?;
-    server.run(listener).await;
+    server.run(listener).await?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -19,6 +19,7 @@ mod connection;
 mod errors;
 mod limits;
 mod listen;
+mod measure;
 mod request_id;
 mod shell;
 mod shutdown;
@@ -26,7 +27,7 @@ mod socket;
 #[cfg(test)]
 mod tests;
 
-pub use build::{BuildError, build_manager, open_storage};
+pub use build::{BuildError, build_manager, open_state, open_storage};
 pub use listen::{ListenError, listen};
 pub use shutdown::ShutdownReport;
 
@@ -36,17 +37,24 @@ use std::time::Duration;
 
 use axum::Router;
 use tokio::net::TcpListener;
+use tokio::sync::broadcast;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
+use self::build::manager_over;
 use self::limits::Limits;
 use self::shell::Shell;
+use crate::api::{AppParts, AppState, MAX_WAITING_EVENTS, StorageInfo};
 use crate::auth::{Guard, Tokens};
 use crate::compaction::CompactionManager;
 use crate::compaction::events::EventSink;
+use crate::compaction::quarantine::Quarantine;
 use crate::config::Config;
-use crate::state::{StateDb, StateError};
+use crate::metrics::Metrics;
+use crate::monitoring::{JobMetrics, LookAtWork, Readiness, ReadinessParts, SchedulerState, Scrape, Work};
+use crate::scheduler::CompactionScheduler;
+use crate::state::StateError;
 
 /// A compaction service with its HTTP interface.
 ///
@@ -57,6 +65,8 @@ use crate::state::{StateDb, StateError};
 /// started as one. Set `in_process`, or call [`crate::cli::main`] when the first argument is `merge-worker`.
 pub struct Server {
     manager: Arc<CompactionManager>,
+    scheduler: Arc<CompactionScheduler>,
+    metrics: Metrics,
     tokens: Tokens,
     routes: Router,
     shell: Arc<Shell>,
@@ -96,9 +106,40 @@ impl Server {
     /// # Errors
     /// Storage or state that cannot be opened.
     pub fn new(config: &Config) -> Result<Self, BuildError> {
-        let state = StateDb::open(&config.state.db_path)?;
-        let manager = Arc::new(build_manager(config, EventSink::ignore())?);
-        let tokens = Tokens::new(state, config.auth.default_token.clone());
+        let metrics = Metrics::new();
+        let state = open_state(config)?;
+        let storage = open_storage(config)?.metered(metrics.clone());
+        let (events, _) = broadcast::channel(MAX_WAITING_EVENTS);
+        let sink = {
+            let (jobs, followers) = (JobMetrics::new(metrics.clone()), events.clone());
+            EventSink::new(move |event| {
+                jobs.notice(&event);
+                // Nobody may be following.
+                let _ = followers.send(event);
+            })
+        };
+        let manager = Arc::new(manager_over(config, storage, state.clone(), sink)?);
+        let scheduler = Arc::new(CompactionScheduler::new(Arc::clone(&manager), state.clone(), config.scheduler()));
+        let tokens = Tokens::new(state.clone(), config.auth.default_token.clone());
+        let stop = CancellationToken::new();
+        let work = look_at_work(&manager, &scheduler);
+        let routes = crate::api::router(AppState::new(AppParts {
+            manager: Arc::clone(&manager),
+            scheduler: Arc::clone(&scheduler),
+            quarantine: Quarantine::new(state.clone()),
+            events,
+            storage_info: StorageInfo::new(config.storage.backend.as_str()),
+            readiness: Readiness::new(ReadinessParts {
+                storage: manager.storage().clone(),
+                state: state.clone(),
+                clock: Arc::clone(manager.clock()),
+                schedules: config.scheduler().schedules,
+                timezone: config.timezone,
+                work: Arc::clone(&work),
+            }),
+            scrape: Scrape::new(metrics.clone(), Arc::clone(manager.clock()), state, work),
+            stopping: stop.clone(),
+        }));
         let limits = Limits::default();
         if !config.auth.enabled && !listen::is_loopback(&config.server.host) {
             warn!(target: "api", host = config.server.host,
@@ -107,13 +148,15 @@ impl Server {
         }
         Ok(Self {
             manager,
+            scheduler,
+            metrics,
             guard: Guard::new(&config.auth, tokens.clone()),
             tokens,
-            routes: Router::new(),
+            routes,
             shell: Shell::new(limits.clone()),
             limits,
             shutdown_timeout: config.server.shutdown_timeout,
-            stop: CancellationToken::new(),
+            stop,
         })
     }
 
@@ -123,7 +166,7 @@ impl Server {
     /// together.
     #[must_use]
     pub fn router(&self) -> Router {
-        self.shell.around(self.routes.clone(), Arc::clone(&self.guard))
+        measure::requests(self.shell.around(self.routes.clone(), Arc::clone(&self.guard)), self.metrics.clone())
     }
 
     /// The tokens that the router knows.
@@ -150,7 +193,11 @@ impl Server {
 
     /// Serves until the handle says stop, then stops: no new connections, no new jobs; requests are answered, jobs end at
     /// their next safe point, event streams end. What is not done within `server.shutdown_timeout_seconds` is abandoned.
-    pub async fn run(self, listener: TcpListener) -> ShutdownReport {
+    ///
+    /// # Errors
+    /// When the state database cannot be read; nothing runs then.
+    pub async fn run(self, listener: TcpListener) -> Result<ShutdownReport, StateError> {
+        self.start().await?;
         let mut connections = accept::accept(listener, self.router(), self.limits.clone(), self.stop.clone()).await;
         let begun = Instant::now();
         let requests = async {
@@ -164,7 +211,7 @@ impl Server {
         let (requests_abandoned, jobs_abandoned) = tokio::join!(requests, self.stop_jobs());
         let report = ShutdownReport { duration: begun.elapsed(), requests_abandoned, jobs_abandoned };
         report.log();
-        report
+        Ok(report)
     }
 
     /// Stops what runs behind the router, for a program that serves the router itself.
@@ -178,11 +225,43 @@ impl Server {
     }
 
     /// Starts what runs behind the router: [`Server::run`] does this by itself.
+    ///
+    /// # Errors
+    /// When the state database cannot be read.
     pub async fn start(&self) -> Result<(), StateError> {
-        Ok(())
+        if let Some(at) = self.manager.history().totals().await?.last_success_at {
+            #[allow(clippy::cast_precision_loss, reason = "seconds since 1970 fit")]
+            self.metrics.last_success(at.timestamp() as f64);
+        }
+        self.scheduler.start().await
+    }
+
+    /// The scheduler, for a program that also starts cycles by itself.
+    #[must_use]
+    pub fn scheduler(&self) -> &Arc<CompactionScheduler> {
+        &self.scheduler
     }
 
     async fn stop_jobs(&self) -> Vec<String> {
-        Vec::new()
+        self.scheduler.stop(self.shutdown_timeout).await.abandoned_jobs
     }
+}
+
+/// What readiness and metrics ask about the work of the moment.
+fn look_at_work(manager: &Arc<CompactionManager>, scheduler: &Arc<CompactionScheduler>) -> LookAtWork {
+    let (manager, scheduler) = (Arc::clone(manager), Arc::clone(scheduler));
+    Arc::new(move || Work {
+        scheduler: if !scheduler.is_enabled() {
+            SchedulerState::Disabled
+        } else if scheduler.is_paused() {
+            SchedulerState::Paused
+        } else if scheduler.is_running() {
+            SchedulerState::Running
+        } else {
+            SchedulerState::Dead
+        },
+        cycle_running: manager.running_cycle().is_some(),
+        active_jobs: manager.active_jobs().len(),
+        backlog: manager.backlog(),
+    })
 }
