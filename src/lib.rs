@@ -51,12 +51,17 @@
 //! # }
 //! ```
 
+#[allow(unused_qualifications, reason = "what utoipa generates names types in full")]
+pub mod api;
+pub mod auth;
 pub mod cli;
 pub mod clock;
 pub mod compaction;
 pub mod config;
 pub mod lock;
 pub mod merge;
+pub mod metrics;
+pub mod monitoring;
 pub mod partition;
 pub mod schedule;
 pub mod scheduler;
@@ -64,3 +69,5 @@ pub mod server;
 pub mod state;
 pub mod storage;
 pub mod telemetry;
+
+pub use server::{Server, ServerHandle};

@@ -18,7 +18,13 @@ use crate::config::Config;
 use crate::server::build_manager;
 use crate::telemetry::{self, LogStream};
 
-/// `arc compact …`
+/// Compact everything that is ready, now, in the foreground
+///
+/// A partition whose jobs failed is left alone for a while, and one that would fail again until something has changed;
+/// naming it with --partition overrides that. Damaged files are in quarantine (`arc quarantine list`) and stay out of it
+/// either way; `arc quarantine clear` lets them be tried again. The exit code is 1 when a job failed, a damaged file was
+/// found or a place could not be looked at, and 0 for partitions that only wait because of an earlier failure; both are
+/// listed.
 #[derive(Debug, Args)]
 pub struct CompactArgs {
     #[command(flatten)]
@@ -32,7 +38,7 @@ pub struct CompactArgs {
 /// Runs the command. The exit code is 1 when a job failed, an input is damaged, or a place could not be looked at.
 pub async fn run(args: &CompactArgs, globals: &GlobalArgs, config: &Config) -> anyhow::Result<ExitCode> {
     if args.dry_run {
-        return super::plan::show(&args.scope, None, globals, config).await;
+        return super::plan::show(&args.scope, args.scope.to_scope().waits(), None, globals, config).await;
     }
     let mut err = io::stderr();
     if !config.compaction.enabled {
@@ -105,8 +111,8 @@ pub fn print(report: &CycleReport, out: &mut impl Write) -> io::Result<()> {
                 writeln!(out, "{partition}: stopped, nothing was changed: {}", job.error.as_deref().unwrap_or("?"))?;
             }
         }
-        for left_out in &job.inputs_set_aside {
-            writeln!(out, "  left out {}: {}", left_out.name, left_out.reason)?;
+        for (name, reason) in job.left_out() {
+            writeln!(out, "  left out {name}: {reason}")?;
         }
     }
     for skipped in &report.skipped {

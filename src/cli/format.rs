@@ -1,4 +1,12 @@
-//! Numbers for people.
+//! Numbers and times for people.
+
+use chrono::{DateTime, Utc};
+
+/// `2025-10-08T14:00:00Z`.
+#[must_use]
+pub fn time(time: DateTime<Utc>) -> String {
+    time.format("%FT%TZ").to_string()
+}
 
 /// `1.5 MB`: powers of 1,024, one decimal.
 #[must_use]

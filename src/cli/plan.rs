@@ -12,6 +12,7 @@ use super::globals::GlobalArgs;
 use super::scope::ScopeArgs;
 use crate::clock::{Clock, SystemClock};
 use crate::compaction::events::EventSink;
+use crate::compaction::ledger::Waits;
 use crate::compaction::report::{Problem, Skipped};
 use crate::compaction::{Candidate, Finding};
 use crate::config::Config;
@@ -51,12 +52,13 @@ pub async fn run(args: &PlanArgs, globals: &GlobalArgs, config: &Config) -> anyh
             Some(Explain::Files)
         }
     };
-    show(&scope, explain, globals, config).await
+    show(&scope, Waits::Kept, explain, globals, config).await
 }
 
 /// Looks at everything in scope and prints what would be done.
 pub async fn show(
     scope: &ScopeArgs,
+    waits: Waits,
     explain: Option<Explain>,
     globals: &GlobalArgs,
     config: &Config,
@@ -64,7 +66,7 @@ pub async fn show(
     telemetry::init(&config.logging, LogStream::Stderr)?;
     let manager = build_manager(config, EventSink::ignore())?;
     let mut seen = Seen::default();
-    let mut findings = manager.examine(scope.to_scope());
+    let mut findings = manager.examine_with(scope.to_scope(), waits);
     while let Some(finding) = findings.next().await {
         match finding {
             Finding::Candidate(candidate) => seen.candidates.push(candidate),

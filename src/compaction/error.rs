@@ -80,11 +80,13 @@ impl JobError {
             | Self::Observe(ObserveError::Storage(_) | ObserveError::Unsettled { .. }) => Disposition::Retry,
             Self::Merge(error) => match error {
                 MergeError::Cancelled => Disposition::Yield,
-                MergeError::DiskFull { .. } | MergeError::Io { .. } | MergeError::Worker(_) => Disposition::Retry,
+                // Memory as well: how much a merge needs depends on the order in which its threads get on.
+                MergeError::DiskFull { .. }
+                | MergeError::Io { .. }
+                | MergeError::Worker(_)
+                | MergeError::OutOfMemory { .. } => Disposition::Retry,
                 // The same files give the same result.
-                MergeError::NothingToMerge(_) | MergeError::OutOfMemory { .. } | MergeError::Engine(_) => {
-                    Disposition::UntilChanged
-                }
+                MergeError::NothingToMerge(_) | MergeError::Engine(_) => Disposition::UntilChanged,
                 MergeError::ProofFailed(_) => Disposition::Operator,
             },
             // A damaged lock database, and partitions whose records and files contradict each other.

@@ -277,6 +277,7 @@ mod tests {
             started_at: at(16, 0),
             completed_at: at(16, number),
             error: None,
+            inputs_quarantined: Vec::new(),
             inputs_set_aside: Vec::new(),
             outputs: vec!["a.parquet".to_owned()],
             fingerprint: None,

@@ -12,7 +12,7 @@
 use std::any::Any;
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use chrono::{DateTime, Utc};
@@ -20,13 +20,17 @@ use futures::FutureExt;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use super::attempts::{Begun, Ended};
+use super::backoff;
 use super::commit;
 use super::error::JobError;
 use super::events::{Event, EventSink, Step};
 use super::lease_guard::LeaseGuard;
+use super::ledger::{Known, Ledger, VERSION, Waits};
 use super::observe::View;
 use super::plan::{Decision, Plan, SkipReason};
-use super::policy;
+use super::policy::{self, Situation};
+use super::quarantine::QuarantinedInput;
 use super::record::Author;
 use super::report::JobReport;
 use super::settings::{CompactionSettings, PartitionSettings};
@@ -40,10 +44,12 @@ use crate::merge::{
 use crate::partition::{CompactedName, PartitionId};
 use crate::storage::{OwnedDir, Storage};
 
+mod bookkeeping;
 mod checks;
 mod telling;
 mod transfer;
 
+use self::bookkeeping::ended;
 pub use self::checks::missing_sort_column;
 use self::checks::{consumed_inputs, worth_publishing};
 
@@ -65,7 +71,28 @@ pub struct JobEnv {
     pub settings: Arc<CompactionSettings>,
     pub limits: MergeLimits,
     pub temp_budget: TempBudget,
+    pub ledger: Ledger,
     pub events: EventSink,
+}
+
+impl JobEnv {
+    /// Why a plan is not tried now, although the policy wants it.
+    #[must_use]
+    pub fn reason_to_wait(
+        &self,
+        known: &Known,
+        plan: &Plan,
+        settings: &PartitionSettings,
+        waits: Waits,
+    ) -> Option<SkipReason> {
+        let failures = known.failures.as_ref().filter(|_| waits == Waits::Kept)?;
+        let inputs = self.fingerprint(plan, settings);
+        backoff::reason_to_wait(failures, &inputs, self.settings.max_attempts, self.clock.now())
+    }
+
+    fn fingerprint(&self, plan: &Plan, settings: &PartitionSettings) -> String {
+        backoff::fingerprint(plan, &settings.merge, &self.limits, VERSION)
+    }
 }
 
 /// How an attempt at a partition ended.
@@ -111,6 +138,7 @@ pub async fn attempt(
     env: &JobEnv,
     partition: &PartitionId,
     id: AttemptId,
+    waits: Waits,
     cancel: CancellationToken,
 ) -> Result<AttemptReport, JobError> {
     let ttl = env.settings.lock_ttl;
@@ -137,9 +165,16 @@ pub async fn attempt(
         stopper.cancel();
     }]);
     // A panic is a bug, and costs this attempt and nothing else (I10): caught here, it does not keep the lease.
-    let job = Job { env, partition, id, guard: &guard, stop };
+    let job = Job { env, partition, id, waits, guard: &guard, stop, begun: Mutex::default() };
     let result = AssertUnwindSafe(job.run()).catch_unwind().await;
-    let result = result.unwrap_or_else(|payload| Err(JobError::Panicked(panic_message(payload.as_ref()))));
+    let result = match result {
+        Ok(result) => result,
+        Err(payload) => {
+            let error = JobError::Panicked(panic_message(payload.as_ref()));
+            job.end_attempt(ended(&error)).await;
+            Err(error)
+        }
+    };
     drop(linked);
     guard.release().await;
     result
@@ -155,9 +190,12 @@ struct Job<'a> {
     env: &'a JobEnv,
     partition: &'a PartitionId,
     id: AttemptId,
+    waits: Waits,
     guard: &'a LeaseGuard,
     /// Cancelled when somebody asks for it, or when the lease is lost.
     stop: CancellationToken,
+    /// The attempt as it was written down before it began, until its end is.
+    begun: Mutex<Option<Begun>>,
 }
 
 /// What is known of a job while it runs; becomes its report.
@@ -166,6 +204,7 @@ struct Facts {
     started_at: DateTime<Utc>,
     step: Step,
     set_aside: Vec<SetAside>,
+    quarantined: Vec<QuarantinedInput>,
     peak_memory_bytes: u64,
     /// Set when the record exists, and never before (T62, T67).
     committed: Option<Committed>,
@@ -181,10 +220,16 @@ impl Job<'_> {
         let (view, settled) = settle(self.env, self.partition, || self.author()).await?;
         let settings = self.env.settings.for_partition(self.partition);
         let skipped = |reason| Ok(AttemptReport { attempt: Attempt::Skipped(reason), settled, untidied: None });
-        let plan = match policy::decide(self.partition, &view, &settings.policy, self.env.clock.now()) {
+        let known = self.env.ledger.of(self.partition).await;
+        let now = self.env.clock.now();
+        let situation = Situation { partition: self.partition, view: &view, held_back: &known.held_back(now), now };
+        let plan = match policy::decide(situation, &settings.policy) {
             Decision::Compact(plan) => plan,
             Decision::Skip(reason) => return skipped(reason),
         };
+        if let Some(reason) = self.env.reason_to_wait(&known, &plan, &settings, self.waits) {
+            return skipped(reason);
+        }
         if let Some(reason) = missing_sort_column(&self.env.storage, &plan, &settings).await? {
             return skipped(reason);
         }
@@ -204,9 +249,11 @@ impl Job<'_> {
             started_at: self.env.clock.now(),
             step: Step::Fetch,
             set_aside: Vec::new(),
+            quarantined: Vec::new(),
             peak_memory_bytes: 0,
             committed: None,
         };
+        self.begin_attempt(&plan, &settings).await;
         self.say_started(&plan);
         let result = self.compact(&view, &plan, &settings, dir.path(), &mut facts).await;
         if let Err(error) = dir.remove() {
@@ -214,8 +261,15 @@ impl Job<'_> {
         }
         drop(space);
         if let Err(JobError::Merge(MergeError::NothingToMerge(set_aside))) = result {
+            let (quarantined, _) = self.quarantine(&plan, &known, set_aside.clone()).await;
+            // Without the files now in quarantine the next plan is another one. When they come back, it is this one again.
+            let taken_in = !quarantined.is_empty();
+            let error = MergeError::NothingToMerge(set_aside.clone()).into();
+            self.end_attempt(if taken_in { Ended::Succeeded } else { ended(&error) }).await;
             return skipped(SkipReason::NothingToMerge { set_aside });
         }
+        (facts.quarantined, facts.set_aside) = self.quarantine(&plan, &known, facts.set_aside).await;
+        self.end_attempt(result.as_ref().map_or_else(ended, |()| Ended::Succeeded)).await;
         // Won, lost or unknown: forget everything, and tidy from what storage says now.
         let untidied = if self.guard.is_lost() { None } else { self.tidy_after(&mut facts, result.is_ok()).await };
         let report = self.report(&plan, facts, result);

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use chrono::{DateTime, Utc};
 use futures::future::BoxFuture;
-use futures::stream::BoxStream;
+use futures::stream::{self, BoxStream};
 use futures::{FutureExt, StreamExt};
 use tokio::sync::OnceCell;
 use tokio::task::{Id, JoinSet};
@@ -20,6 +20,7 @@ use super::error::{Disposition, JobError};
 use super::events::{Event, EventSink, RecoveryOutcome, Step};
 use super::history::History;
 use super::job::{self, Attempt, AttemptId, AttemptReport, JobEnv, LOG};
+use super::ledger::{Ledger, Waits};
 use super::live::{CancelOutcome, LiveJob, LiveJobs};
 use super::policy;
 use super::queue::Queue;
@@ -39,7 +40,7 @@ use crate::storage::{OwnedDir, Storage, StorageError};
 pub struct Components {
     pub storage: Storage,
     pub locks: Arc<dyn LockManager>,
-    /// Where history goes.
+    /// Where history goes, and what is known of damaged files and failed jobs.
     pub state: StateDb,
     pub engine: Arc<dyn MergeEngine>,
     pub clock: Arc<dyn Clock>,
@@ -106,8 +107,9 @@ impl CompactionManager {
         let history_limit = settings.history_limit;
         let temp_budget = TempBudget::new(settings.max_temp_bytes);
         let settings = Arc::new(settings);
+        let ledger = Ledger::new(state.clone());
         Self {
-            env: Arc::new(JobEnv { storage, locks, engine, clock, settings, limits, temp_budget, events }),
+            env: Arc::new(JobEnv { storage, locks, engine, clock, settings, limits, temp_budget, ledger, events }),
             random: Mutex::new(fastrand::Rng::with_seed(seed)),
             live,
             history: History::new(state, history_limit),
@@ -121,7 +123,19 @@ impl CompactionManager {
     /// Everything in scope, with what there is to do or why there is nothing. Read-only, streamed.
     #[must_use]
     pub fn examine(&self, scope: Scope) -> BoxStream<'static, Finding> {
-        scan::scan(Arc::clone(&self.env), scope)
+        self.examine_with(scope, Waits::Kept)
+    }
+
+    /// The same, for somebody who may want to override the waits after failures.
+    #[must_use]
+    pub fn examine_with(&self, scope: Scope, waits: Waits) -> BoxStream<'static, Finding> {
+        let env = Arc::clone(&self.env);
+        stream::once(async move {
+            let standing = Arc::new(env.ledger.load().await);
+            scan::scan(env, scope, standing, waits)
+        })
+        .flatten()
+        .boxed()
     }
 
     /// The partitions with work. Read-only, streamed, in no particular order.
@@ -201,20 +215,22 @@ impl CompactionManager {
         &self.env.clock
     }
 
-    /// Works on one partition now: settles it, and compacts it if the policy wants that.
+    /// Works on one partition now: settles it, and compacts it if the policy wants that, also if it would have to wait after
+    /// failures.
     pub async fn compact_partition(
         &self,
         partition: &PartitionId,
         cancel: &CancellationToken,
     ) -> Result<AttemptReport, JobError> {
         self.probe().await.map_err(|source| JobError::Storage { step: "check storage", source })?;
-        self.task(partition.clone(), cancel).await
+        self.task(partition.clone(), Waits::Overridden, cancel).await
     }
 
     /// One cycle: clear what dead processes left, scan, and work through the candidates, several at a time.
     ///
     /// Failures of single partitions stand in the report and stop nobody (I9, I10). On cancellation running jobs stop at
-    /// their next safe point, and the report says how many candidates were left.
+    /// their next safe point, and the report says how many candidates were left. A scope of one partition is a wish to have
+    /// it tried now: it does not wait after failures.
     pub async fn run_compaction_cycle(
         &self,
         scope: Scope,
@@ -248,13 +264,14 @@ impl CompactionManager {
         let mut cycle = Cycle::begin(turn.cycle_id.clone(), self.env.clock.now());
         self.env.events.send(Event::CycleStarted { cycle_id: turn.cycle_id.clone() });
         self.clear_leftovers(&mut cycle).await;
+        let waits = scope.waits();
         let queue = self.scan(scope, &mut cycle, &cancel).await;
         info!(target: LOG, candidates = queue.len(), "Found {} compaction candidates", queue.len());
         self.env.events.send(Event::CandidatesFound { count: queue.len() });
         cycle.report.candidates_left = queue.overflow();
         if !queue.is_empty() {
             match self.probe().await {
-                Ok(()) => self.work_through(queue.into_fair_order(), &mut cycle, &cancel).await,
+                Ok(()) => self.work_through(queue.into_fair_order(), waits, &mut cycle, &cancel).await,
                 Err(error) => {
                     cycle.report.candidates_left += queue.len() as u64;
                     cycle.problem(&self.env.storage.location(), &error);
@@ -290,8 +307,10 @@ impl CompactionManager {
 
     async fn scan(&self, scope: Scope, cycle: &mut Cycle, cancel: &CancellationToken) -> Queue {
         let mut queue = Queue::default();
+        let standing = Arc::new(self.env.ledger.load().await);
+        let waits = scope.waits();
         let mut seen = Seen::default();
-        let mut findings = self.examine(scope.clone());
+        let mut findings = scan::scan(Arc::clone(&self.env), scope.clone(), Arc::clone(&standing), waits);
         while let Some(finding) = findings.next().await {
             if cancel.is_cancelled() {
                 return queue;
@@ -302,7 +321,12 @@ impl CompactionManager {
                     seen.add(&candidate, self.ready_since(&candidate));
                     queue.push(&candidate);
                 }
-                Finding::Skipped(_) => cycle.report.partitions_scanned += 1,
+                Finding::Skipped(skipped) => {
+                    cycle.report.partitions_scanned += 1;
+                    if skipped.reason.is_trouble() {
+                        cycle.report.skipped.push(skipped);
+                    }
+                }
                 Finding::Problem(problem) => {
                     warn!(target: LOG, place = problem.place, error = problem.error, "{}: {}", problem.place, problem.error);
                     cycle.report.problems.push(problem);
@@ -312,6 +336,7 @@ impl CompactionManager {
                 }
             }
         }
+        self.env.ledger.forget_obsolete(&standing, self.env.clock.now()).await;
         self.backlog.scanned(seen, self.env.clock.now(), |partition| scope.covers(&self.env.settings, partition));
         queue
     }
@@ -326,7 +351,13 @@ impl CompactionManager {
         }
     }
 
-    async fn work_through(&self, mut queue: VecDeque<PartitionId>, cycle: &mut Cycle, cancel: &CancellationToken) {
+    async fn work_through(
+        &self,
+        mut queue: VecDeque<PartitionId>,
+        waits: Waits,
+        cycle: &mut Cycle,
+        cancel: &CancellationToken,
+    ) {
         let at_once = self.env.settings.max_concurrent_jobs.get();
         let mut running: JoinSet<Result<AttemptReport, JobError>> = JoinSet::new();
         let mut partitions: HashMap<Id, PartitionId> = HashMap::new();
@@ -334,7 +365,7 @@ impl CompactionManager {
             let may_start = || !cancel.is_cancelled() && !self.is_paused() && !cycle.out_of_time(&self.env.settings);
             while running.len() < at_once && may_start() {
                 let Some(partition) = queue.pop_front() else { break };
-                let task = running.spawn(self.task(partition.clone(), cancel));
+                let task = running.spawn(self.task(partition.clone(), waits, cancel));
                 partitions.insert(task.id(), partition);
             }
             let Some(ended) = running.join_next_with_id().await else { break };
@@ -354,6 +385,7 @@ impl CompactionManager {
     fn task(
         &self,
         partition: PartitionId,
+        waits: Waits,
         cancel: &CancellationToken,
     ) -> impl Future<Output = Result<AttemptReport, JobError>> + Send + 'static {
         let random = self.random.lock().unwrap_or_else(PoisonError::into_inner).u64(..);
@@ -373,7 +405,7 @@ impl CompactionManager {
         };
         let entry = self.live.add(job, cancel.clone());
         async move {
-            let result = job::attempt(&env, &partition, id, cancel).await;
+            let result = job::attempt(&env, &partition, id, waits, cancel).await;
             for outcome in recoveries(&result) {
                 env.events.send(Event::Recovered { partition: partition.clone(), outcome });
             }

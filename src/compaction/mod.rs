@@ -9,8 +9,8 @@
 //! record, tidy, recovery, snapshot (pure) <───┴── observe, settle, commit (storage)
 //! ```
 //!
-//! Deciding is pure: [`policy`], [`record`], [`tidy`], [`recovery`], [`snapshot::live_in`], [`queue`]. Doing is in `job`,
-//! `settle`, `commit`, `observe` and [`manager`].
+//! Deciding is pure: [`policy`], [`backoff`], [`record`], [`tidy`], [`recovery`], [`snapshot::live_in`], [`queue`]. Doing is in `job`,
+//! `settle`, `commit`, `observe` and [`manager`]. What earlier cycles learnt, damaged files and failed jobs, is in [`ledger`].
 //!
 //! # The commit protocol
 //!
@@ -49,7 +49,9 @@
 //! - **I11 Bounded** memory, disk, tasks, queues, retries.
 //! - **I12 An error stays an error**; an unknown outcome is treated as "may have happened".
 
+pub mod attempts;
 mod backlog;
+pub mod backoff;
 mod commit;
 pub mod error;
 pub mod events;
@@ -57,11 +59,13 @@ mod footer;
 pub mod history;
 mod job;
 mod lease_guard;
+pub mod ledger;
 pub mod live;
 pub mod manager;
 pub mod observe;
 pub mod plan;
 pub mod policy;
+pub mod quarantine;
 pub mod queue;
 pub mod record;
 pub mod recovery;

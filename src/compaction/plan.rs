@@ -64,6 +64,24 @@ pub enum SkipReason {
         /// When the late files will have waited long enough, if there are compacted files beside them.
         waits_until: Option<DateTime<Utc>>,
     },
+    /// Without the files in quarantine there is too little left.
+    Quarantined {
+        /// Files in quarantine.
+        files: usize,
+        /// When the first of them is tried again.
+        retry_at: DateTime<Utc>,
+        /// Other raw files.
+        have: usize,
+        need: usize,
+        /// Files left out because their writer may not be done.
+        settling: usize,
+        /// When the late files will have waited long enough, if there are compacted files beside them.
+        waits_until: Option<DateTime<Utc>>,
+    },
+    /// Jobs failed: it is tried again later.
+    BackingOff { attempts: u32, until: DateTime<Utc>, last_error: String },
+    /// A job failed, and would fail again with the same files, settings and program.
+    UntilChanged { since: DateTime<Utc>, last_error: String },
     /// A rewrite would leave as many files as before.
     NothingToGain { raw_files: usize, compacted_files: usize },
     /// No file has a column to sort by.
@@ -84,12 +102,21 @@ impl SkipReason {
             Self::Excluded { .. } => "excluded",
             Self::TooYoung { .. } => "too_young",
             Self::TooFewFiles { .. } => "too_few_files",
+            Self::Quarantined { .. } => "quarantined",
+            Self::BackingOff { .. } => "backing_off",
+            Self::UntilChanged { .. } => "until_changed",
             Self::NothingToGain { .. } => "nothing_to_gain",
             Self::NoSortColumn { .. } => "no_sort_column",
             Self::NothingToMerge { .. } => "nothing_to_merge",
             Self::NoTempSpace { .. } => "no_temp_space",
             Self::Locked { .. } => "locked",
         }
+    }
+
+    /// Whether the partition waits because something went wrong there earlier. Cycles report that, as long as it lasts.
+    #[must_use]
+    pub fn is_trouble(&self) -> bool {
+        matches!(self, Self::Quarantined { .. } | Self::BackingOff { .. } | Self::UntilChanged { .. })
     }
 }
 
@@ -99,15 +126,23 @@ impl fmt::Display for SkipReason {
             Self::Excluded { database } => write!(f, "database {database} is excluded"),
             Self::TooYoung { ready_at } => write!(f, "hour too young, ready at {}", ready_at.format("%FT%TZ")),
             Self::TooFewFiles { have, need, settling, waits_until } => {
-                write!(f, "too few files: have {have}, need {need}")?;
-                if *settling > 0 {
-                    write!(f, ", {settling} more just written")?;
-                }
-                match waits_until {
-                    Some(t) => write!(f, "; compacted anyway from {}", t.format("%FT%TZ")),
-                    None => Ok(()),
-                }
+                write!(f, "too few files: ")?;
+                counted(f, *have, *need, *settling, *waits_until)
             }
+            Self::Quarantined { files, retry_at, have, need, settling, waits_until } => {
+                let s = if *files == 1 { "" } else { "s" };
+                write!(f, "{files} file{s} in quarantine until {}; of the others: ", retry_at.format("%FT%TZ"))?;
+                counted(f, *have, *need, *settling, *waits_until)
+            }
+            Self::BackingOff { attempts, until, last_error } => {
+                let times = if *attempts == 1 { "once".to_owned() } else { format!("{attempts} times in a row") };
+                write!(f, "failed {times}, tried again from {}: {last_error}", until.format("%FT%TZ"))
+            }
+            Self::UntilChanged { since, last_error } => write!(
+                f,
+                "failed on {} and is not tried again until its files, the settings or the program change: {last_error}",
+                since.format("%FT%TZ")
+            ),
             Self::NothingToGain { raw_files, compacted_files } => {
                 write!(f, "nothing to gain: {raw_files} raw and {compacted_files} compacted files")
             }
@@ -126,5 +161,22 @@ impl fmt::Display for SkipReason {
                 write!(f, "partition already locked by {worker_id} until {}", until.format("%FT%TZ"))
             }
         }
+    }
+}
+
+fn counted(
+    f: &mut fmt::Formatter<'_>,
+    have: usize,
+    need: usize,
+    settling: usize,
+    waits_until: Option<DateTime<Utc>>,
+) -> fmt::Result {
+    write!(f, "have {have}, need {need}")?;
+    if settling > 0 {
+        write!(f, ", {settling} more just written")?;
+    }
+    match waits_until {
+        Some(t) => write!(f, "; compacted anyway from {}", t.format("%FT%TZ")),
+        None => Ok(()),
     }
 }

@@ -18,6 +18,7 @@ use chrono::{DateTime, Utc};
 
 use super::observe::View;
 use super::plan::{Decision, Plan, SkipReason, Trigger};
+use super::quarantine::HeldBack;
 use super::settings::PolicySettings;
 use crate::partition::{CompactedName, DataFile, FileKind, PartitionId};
 
@@ -25,14 +26,25 @@ use crate::partition::{CompactedName, DataFile, FileKind, PartitionId};
 /// names of 255 bytes; and a job's memory must not grow with the partition. More are taken in jobs of equal size.
 pub const MAX_RAW_INPUTS: usize = 100_000;
 
+/// A partition at one moment: everything that the policy may know.
+#[derive(Debug, Clone, Copy)]
+pub struct Situation<'a> {
+    pub partition: &'a PartitionId,
+    pub view: &'a View,
+    /// Files in quarantine. The plan is made without them.
+    pub held_back: &'a HeldBack,
+    pub now: DateTime<Utc>,
+}
+
 /// Decides for one partition at one moment.
 #[must_use]
-pub fn decide(partition: &PartitionId, view: &View, settings: &PolicySettings, now: DateTime<Utc>) -> Decision {
+pub fn decide(situation: Situation<'_>, settings: &PolicySettings) -> Decision {
+    let Situation { partition, view, now, .. } = situation;
     let ready_at = partition.hour().start() + settings.min_age;
     if now < ready_at {
         return Decision::Skip(SkipReason::TooYoung { ready_at });
     }
-    let files = Files::sort_out(partition, view, settings, now);
+    let files = Files::sort_out(situation, settings);
     match files.choose(settings, now) {
         Ok((trigger, mut inputs)) => {
             inputs.sort_by(|a, b| a.name.cmp(&b.name));
@@ -63,6 +75,8 @@ pub fn ready_since(plan: &Plan, settings: &PolicySettings) -> DateTime<Utc> {
 
 /// The counting files of a partition, by the part they play.
 struct Files<'a> {
+    /// How many are in quarantine, and when the first of them is tried again. They are in no other group.
+    held_back: Option<(usize, DateTime<Utc>)>,
     /// Raw, and quiet for long enough.
     raw: Vec<&'a DataFile>,
     /// Raw, but so young that the writer may not be done with it.
@@ -76,16 +90,26 @@ struct Files<'a> {
 }
 
 impl<'a> Files<'a> {
-    fn sort_out(partition: &PartitionId, view: &'a View, settings: &PolicySettings, now: DateTime<Utc>) -> Self {
-        let (raw, compacted): (Vec<_>, Vec<_>) =
-            view.listing.data.iter().filter(|f| view.head.counts(f)).partition(|f| f.kind == FileKind::Raw);
+    fn sort_out(situation: Situation<'a>, settings: &PolicySettings) -> Self {
+        let Situation { partition, view, held_back, now } = situation;
+        let counting = view.listing.data.iter().filter(|f| view.head.counts(f));
+        let (held, free): (Vec<_>, Vec<_>) = counting.partition(|f| held_back.until(f).is_some());
+        let first_retry = held.iter().filter_map(|f| held_back.until(f)).min();
+        let (raw, compacted): (Vec<_>, Vec<_>) = free.into_iter().partition(|f| f.kind == FileKind::Raw);
         let listed = raw.len();
         let raw: Vec<_> = raw.into_iter().filter(|f| f.last_modified + settings.settle <= now).collect();
         let mut small: Vec<_> =
             compacted.iter().copied().filter(|f| f.size_bytes < settings.target_file_size_bytes / 2).collect();
         small.sort_by(|a, b| (a.size_bytes, &a.name).cmp(&(b.size_bytes, &b.name)));
         let attempts: BTreeSet<String> = small.iter().map(|f| attempt_of(partition, f)).collect();
-        Self { settling: listed - raw.len(), raw, compacted: compacted.len(), small, small_attempts: attempts.len() }
+        Self {
+            held_back: first_retry.map(|first| (held.len(), first)),
+            settling: listed - raw.len(),
+            raw,
+            compacted: compacted.len(),
+            small,
+            small_attempts: attempts.len(),
+        }
     }
 
     fn choose(&self, settings: &PolicySettings, now: DateTime<Utc>) -> Result<(Trigger, Vec<DataFile>), SkipReason> {
@@ -97,20 +121,15 @@ impl<'a> Files<'a> {
         } else if too_many_side_files {
             Trigger::SideFiles
         } else if self.raw.is_empty() && self.settling == 0 && self.compacted > 0 {
-            return Err(self.nothing_to_gain());
+            return Err(self.nothing_to_gain(settings));
         } else {
-            return Err(SkipReason::TooFewFiles {
-                have: self.raw.len(),
-                need: settings.min_files,
-                settling: self.settling,
-                waits_until: if self.compacted > 0 { self.waited_until(settings) } else { None },
-            });
+            return Err(self.too_few(settings));
         };
         let joining = if too_many_side_files { &self.small[..] } else { self.worth_joining(settings) };
         // Equal parts, so that no remainder is left that is too small to be worth a job.
         let take = self.raw.len().div_ceil(self.raw.len().div_ceil(MAX_RAW_INPUTS).max(1));
         let inputs: Vec<DataFile> = self.raw[..take].iter().chain(joining).map(|f| (*f).clone()).collect();
-        if inputs.len() < 2 { Err(self.nothing_to_gain()) } else { Ok((trigger, inputs)) }
+        if inputs.len() < 2 { Err(self.nothing_to_gain(settings)) } else { Ok((trigger, inputs)) }
     }
 
     /// When the oldest raw file will have waited long enough to be merged without company.
@@ -132,8 +151,34 @@ impl<'a> Files<'a> {
         &self.small[..worth.count()]
     }
 
-    fn nothing_to_gain(&self) -> SkipReason {
-        SkipReason::NothingToGain { raw_files: self.raw.len() + self.settling, compacted_files: self.compacted }
+    fn nothing_to_gain(&self, settings: &PolicySettings) -> SkipReason {
+        let (raw_files, compacted_files) = (self.raw.len() + self.settling, self.compacted);
+        self.quarantined(settings).unwrap_or(SkipReason::NothingToGain { raw_files, compacted_files })
+    }
+
+    fn too_few(&self, settings: &PolicySettings) -> SkipReason {
+        self.quarantined(settings).unwrap_or(SkipReason::TooFewFiles {
+            have: self.raw.len(),
+            need: settings.min_files,
+            settling: self.settling,
+            waits_until: self.waits_until(settings),
+        })
+    }
+
+    /// Files in quarantine are always mentioned: nobody should think that a partition is at rest which is not.
+    fn quarantined(&self, settings: &PolicySettings) -> Option<SkipReason> {
+        self.held_back.map(|(files, retry_at)| SkipReason::Quarantined {
+            files,
+            retry_at,
+            have: self.raw.len(),
+            need: settings.min_files,
+            settling: self.settling,
+            waits_until: self.waits_until(settings),
+        })
+    }
+
+    fn waits_until(&self, settings: &PolicySettings) -> Option<DateTime<Utc>> {
+        self.waited_until(settings).filter(|_| self.compacted > 0)
     }
 }
 

@@ -5,7 +5,8 @@ use serde::{Deserialize, Serialize};
 
 use super::events::Step;
 use super::plan::{SkipReason, Trigger};
-use crate::merge::SetAside;
+use super::quarantine::QuarantinedInput;
+use crate::merge::{SetAside, SetAsideReason};
 
 /// How a job ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,7 +56,11 @@ pub struct JobReport {
     pub completed_at: DateTime<Utc>,
     /// What went wrong and what to do; `null` for a completed job.
     pub error: Option<String>,
-    /// Inputs that were left out, each with its reason. They stay where they are.
+    /// Inputs with a defect of their own, which later jobs leave out until they change or `retry_at`. They stay where they
+    /// are.
+    #[serde(default)]
+    pub inputs_quarantined: Vec<QuarantinedInput>,
+    /// Other inputs that were left out, each with its reason. They stay where they are, and are inputs of the next job.
     pub inputs_set_aside: Vec<SetAside>,
     /// The new files.
     pub outputs: Vec<String>,
@@ -74,7 +79,13 @@ impl JobReport {
     /// Whether a person should look: the job failed, or an input is damaged.
     #[must_use]
     pub fn needs_attention(&self) -> bool {
-        self.status == JobStatus::Failed || self.inputs_set_aside.iter().any(|s| s.reason.is_damage())
+        self.status == JobStatus::Failed || self.left_out().any(|(_, reason)| reason.is_damage())
+    }
+
+    /// Every input that was left out, by name.
+    pub fn left_out(&self) -> impl Iterator<Item = (&str, &SetAsideReason)> {
+        let quarantined = self.inputs_quarantined.iter().map(|input| (input.name.as_str(), &input.reason));
+        quarantined.chain(self.inputs_set_aside.iter().map(|input| (input.name.as_str(), &input.reason)))
     }
 }
 
@@ -116,7 +127,7 @@ pub struct CycleReport {
     /// Whether the cycle was cancelled or ran into its time limit with candidates left.
     pub candidates_left: u64,
     pub jobs: Vec<JobReport>,
-    /// Candidates that were skipped when their turn came.
+    /// Candidates that were skipped when their turn came, and partitions that wait because of damaged files or failed jobs.
     pub skipped: Vec<Skipped>,
     pub problems: Vec<Problem>,
 }

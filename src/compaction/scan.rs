@@ -10,9 +10,10 @@ use futures::stream::{self, BoxStream, StreamExt};
 use serde::Serialize;
 
 use super::job::{JobEnv, missing_sort_column};
+use super::ledger::{Standing, Waits};
 use super::observe::{ObserveError, View, observe, read_head};
 use super::plan::{Decision, Plan, SkipReason};
-use super::policy;
+use super::policy::{self, Situation};
 use super::record::Head;
 use super::recovery::{NextStep, next_step};
 use super::report::{Problem, Skipped};
@@ -36,6 +37,12 @@ pub struct Scope {
 }
 
 impl Scope {
+    /// Somebody who names a partition wants it tried, whatever happened there before.
+    #[must_use]
+    pub fn waits(&self) -> Waits {
+        if self.partition.is_some() { Waits::Overridden } else { Waits::Kept }
+    }
+
     /// Whether a complete scan of this scope looks at the partition.
     #[must_use]
     pub fn covers(&self, settings: &CompactionSettings, partition: &PartitionId) -> bool {
@@ -139,13 +146,13 @@ pub enum Finding {
     Unrecognised(String),
 }
 
-/// Looks at everything in scope.
+/// Looks at everything in scope, in the light of what was known when it began.
 #[must_use]
-pub fn scan(env: Arc<JobEnv>, scope: Scope) -> BoxStream<'static, Finding> {
+pub fn scan(env: Arc<JobEnv>, scope: Scope, standing: Arc<Standing>, waits: Waits) -> BoxStream<'static, Finding> {
     if let Some(partition) = scope.partition.clone() {
         return stream::once(async move {
             match env.storage.list_partition(&partition).await {
-                Ok(listing) => look(&env, partition, listing).await,
+                Ok(listing) => look(&env, partition, listing, &standing, waits).await,
                 Err(error) => problem(&partition, &error),
             }
         })
@@ -159,10 +166,12 @@ pub fn scan(env: Arc<JobEnv>, scope: Scope) -> BoxStream<'static, Finding> {
             Err(finding) => one(Err(finding)),
         })
         .map(move |found| {
-            let env = Arc::clone(&looking);
+            let (env, standing) = (Arc::clone(&looking), Arc::clone(&standing));
             async move {
                 match found {
-                    Ok(Scanned::Partition(partition, listing)) => look(&env, partition, listing).await,
+                    Ok(Scanned::Partition(partition, listing)) => {
+                        look(&env, partition, listing, &standing, waits).await
+                    }
                     Ok(Scanned::Unrecognised { path }) => Finding::Unrecognised(path),
                     Err(finding) => finding,
                 }
@@ -246,12 +255,13 @@ fn at_rest(listing: &Listing) -> bool {
 }
 
 /// Looks at one partition.
-async fn look(env: &JobEnv, partition: PartitionId, listing: Listing) -> Finding {
+async fn look(env: &JobEnv, partition: PartitionId, listing: Listing, standing: &Standing, waits: Waits) -> Finding {
     let skipped = |reason| Finding::Skipped(Skipped { partition_path: partition.to_string(), reason });
     if env.settings.exclude_databases.iter().any(|d| d == partition.database()) {
         return skipped(SkipReason::Excluded { database: partition.database().to_owned() });
     }
-    if at_rest(&listing) {
+    let known = standing.of(&partition, &listing);
+    if at_rest(&listing) && known.quarantined.is_empty() {
         return skipped(SkipReason::NothingToGain { raw_files: 0, compacted_files: 1 });
     }
     let view = if listing.records.is_empty() {
@@ -281,7 +291,9 @@ async fn look(env: &JobEnv, partition: PartitionId, listing: Listing) -> Finding
         }
     }
     let settings = env.settings.for_partition(&partition);
-    match policy::decide(&partition, &view, &settings.policy, env.clock.now()) {
+    let now = env.clock.now();
+    let situation = Situation { partition: &partition, view: &view, held_back: &known.held_back(now), now };
+    let plan = match policy::decide(situation, &settings.policy) {
         // Nobody else would ever say that there is a file whose rows no reader sees.
         Decision::Skip(_) if !due.reused.is_empty() => {
             let files: Vec<&str> = due.reused.iter().map(|f| f.name.as_str()).collect();
@@ -290,13 +302,18 @@ async fn look(env: &JobEnv, partition: PartitionId, listing: Listing) -> Finding
                  write them under another name; if it is a copy of the consumed file, delete it",
                 files.join(", ")
             );
-            Finding::Problem(Problem { place: partition.to_string(), error })
+            return Finding::Problem(Problem { place: partition.to_string(), error });
         }
-        Decision::Skip(reason) => skipped(reason),
-        Decision::Compact(plan) => match missing_sort_column(&env.storage, &plan, &settings).await {
-            Ok(Some(reason)) => skipped(reason),
-            Ok(None) => Finding::Candidate(Candidate { partition, work: Work::Compact(plan) }),
-            Err(error) => Finding::Problem(Problem { place: partition.to_string(), error: error.to_string() }),
-        },
+        Decision::Skip(reason) => return skipped(reason),
+        Decision::Compact(plan) => plan,
+    };
+    // Before any footer is read: a partition that waits costs no more than its listing.
+    if let Some(reason) = env.reason_to_wait(&known, &plan, &settings, waits) {
+        return skipped(reason);
+    }
+    match missing_sort_column(&env.storage, &plan, &settings).await {
+        Ok(Some(reason)) => skipped(reason),
+        Ok(None) => Finding::Candidate(Candidate { partition, work: Work::Compact(plan) }),
+        Err(error) => Finding::Problem(Problem { place: partition.to_string(), error: error.to_string() }),
     }
 }

@@ -1,7 +1,7 @@
 //! The settings of the compaction service, typed and validated. `config` builds them; nothing here reads a file.
 
 use std::collections::BTreeSet;
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -32,6 +32,10 @@ pub struct CompactionSettings {
     pub history_limit: usize,
     /// Records below the head are kept this long.
     pub record_retention: Duration,
+    /// Failed jobs in a row after which a partition waits for [`super::backoff::LONGEST_WAIT`].
+    pub max_attempts: NonZeroU32,
+    /// A damaged file is left out of compactions this long, unless it changes.
+    pub quarantine_retry: Duration,
     /// What holds for every partition that no override names.
     pub partition: PartitionSettings,
     /// In file order; the last match wins, key by key.

@@ -1,13 +1,14 @@
 //! The configuration that the setters of the table start from.
 
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use chrono_tz::Tz;
 use tracing::Level;
 
-use super::{Backend, Config, LocalStorageSettings, StateSettings, StorageSettings};
+use super::{Backend, Config, LocalStorageSettings, ServerSettings, StateSettings, StorageSettings};
+use crate::auth::settings::AuthSettings;
 use crate::compaction::settings::{
     CompactionSettings, Compression, Isolation, MergeOptions, ParquetVersion, PartitionSettings, PolicySettings, Verify,
 };
@@ -18,6 +19,8 @@ use crate::telemetry::{LogFormat, LoggingSettings};
 pub(super) fn blank() -> Config {
     let zero = Duration::ZERO;
     Config {
+        server: ServerSettings { host: String::new(), port: 0, shutdown_timeout: zero },
+        auth: AuthSettings { enabled: true, default_token: None, allowlist: Vec::new() },
         compaction: CompactionSettings {
             enabled: false,
             exclude_databases: Vec::new(),
@@ -31,6 +34,8 @@ pub(super) fn blank() -> Config {
             threads: None,
             history_limit: 0,
             record_retention: zero,
+            max_attempts: NonZeroU32::MIN,
+            quarantine_retry: zero,
             partition: PartitionSettings {
                 policy: PolicySettings {
                     min_age: zero,

@@ -5,14 +5,16 @@
 //!
 //! `[[compaction.override]]` is the one thing of the file that is not a row: its keys are the rows with a `patch`.
 
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::time::Duration;
 
 use super::rules::{
-    a_name, a_path, a_schedule, a_timezone, an_optional_file, columns, names_without_repetition, not_empty,
+    a_host, a_name, a_path, a_schedule, a_timezone, a_token, an_optional_file, columns, names_without_repetition,
+    not_empty, paths,
 };
 use super::value::{Kind, Value};
 use super::{Backend, Config};
+use crate::auth::settings::Secret;
 use crate::compaction::settings::{
     Codec, Isolation, MergeOptions, ParquetVersion, PartitionPatch, PolicySettings, Verify,
 };
@@ -48,6 +50,72 @@ const MAX_HOURS: u64 = 24 * 366 * 10;
 
 /// Every key, by section, in the order of the example file.
 pub const KEYS: &[Key] = &[
+    Key {
+        name: "server.host",
+        variable: "ARC_HOST",
+        kind: Kind::Text(a_host),
+        unit: "",
+        default: "127.0.0.1",
+        why: "The address to listen on, or a name for it; 0.0.0.0 or :: is every address of this machine.",
+        secret: false,
+        set: |c, v| v.text().clone_into(&mut c.server.host),
+        patch: None,
+    },
+    Key {
+        name: "server.port",
+        variable: "ARC_PORT",
+        kind: Kind::Integer(0..=65_535),
+        unit: "",
+        default: "8000",
+        why: "The TCP port to listen on; 0: any free one, which the first log line names.",
+        secret: false,
+        set: |c, v| c.server.port = u16::try_from(v.integer()).expect("the range ends at 65535"),
+        patch: None,
+    },
+    Key {
+        name: "server.shutdown_timeout_seconds",
+        variable: "SERVER_SHUTDOWN_TIMEOUT_SECONDS",
+        kind: Kind::Integer(0..=86_400),
+        unit: "seconds",
+        default: "60",
+        why: "How long a stopping server waits for requests and jobs; what is not done by then is left for the next start.",
+        secret: false,
+        set: |c, v| c.server.shutdown_timeout = Duration::from_secs(v.integer()),
+        patch: None,
+    },
+    Key {
+        name: "auth.enabled",
+        variable: "AUTH_ENABLED",
+        kind: Kind::Bool,
+        unit: "",
+        default: "true",
+        why: "false: everyone who reaches the port may do everything.",
+        secret: false,
+        set: |c, v| c.auth.enabled = v.bool(),
+        patch: None,
+    },
+    Key {
+        name: "auth.default_token",
+        variable: "DEFAULT_API_TOKEN",
+        kind: Kind::Text(a_token),
+        unit: "",
+        default: "",
+        why: "An admin token that holds while it stands here, for automated set-ups; better in the variable than in a file.",
+        secret: true,
+        set: |c, v| c.auth.default_token = Some(v.text()).filter(|token| !token.is_empty()).map(Secret::new),
+        patch: None,
+    },
+    Key {
+        name: "auth.allowlist",
+        variable: "AUTH_ALLOWLIST",
+        kind: Kind::List(paths),
+        unit: "",
+        default: "/health,/ready",
+        why: "Paths that need no token, exactly as they are requested.",
+        secret: false,
+        set: |c, v| c.auth.allowlist = v.list().to_vec(),
+        patch: None,
+    },
     Key {
         name: "storage.backend",
         variable: "STORAGE_BACKEND",
@@ -451,6 +519,28 @@ pub const KEYS: &[Key] = &[
         set: |c, v| c.compaction.max_temp_bytes = unless_zero(v).map(|n| n * MIB),
         patch: None,
     },
+    Key {
+        name: "compaction.max_attempts",
+        variable: "COMPACTION_MAX_ATTEMPTS",
+        kind: Kind::Integer(1..=1_000),
+        unit: "attempts",
+        default: "5",
+        why: "After so many failed jobs in a row a partition waits a day, or until its files change.",
+        secret: false,
+        set: |c, v| c.compaction.max_attempts = positive_u32(v),
+        patch: None,
+    },
+    Key {
+        name: "compaction.quarantine_retry_hours",
+        variable: "COMPACTION_QUARANTINE_RETRY_HOURS",
+        kind: Kind::Integer(1..=MAX_HOURS),
+        unit: "hours",
+        default: "24",
+        why: "A damaged file is left out of compactions this long, then tried again; it stays where it is.",
+        secret: false,
+        set: |c, v| c.compaction.quarantine_retry = hours(v),
+        patch: None,
+    },
 ];
 
 /// What an override may give as the name of a database or measurement.
@@ -532,6 +622,13 @@ fn count(value: &Value) -> usize {
 
 fn positive(value: &Value) -> NonZeroUsize {
     NonZeroUsize::new(count(value)).expect("the range begins above 0")
+}
+
+fn positive_u32(value: &Value) -> NonZeroU32 {
+    u32::try_from(value.integer())
+        .ok()
+        .and_then(NonZeroU32::new)
+        .expect("the range begins above 0 and fits into 32 bits")
 }
 
 fn unless_zero(value: &Value) -> Option<u64> {

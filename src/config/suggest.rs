@@ -4,9 +4,7 @@ use super::keys::{KEYS, Key};
 
 /// Sections and keys that belong to this service, in a version that has them. They are refused like any unknown name,
 /// because a key that is accepted and does nothing is worse than an error.
-const NOT_YET: [&str; 12] = [
-    "server",
-    "auth",
+const NOT_YET: [&str; 8] = [
     "storage.s3",
     "storage.minio",
     "storage.ceph",
@@ -15,8 +13,6 @@ const NOT_YET: [&str; 12] = [
     "compaction.lock_backend",
     "compaction.recent_window_hours",
     "compaction.full_scan_hours",
-    "compaction.max_attempts",
-    "compaction.quarantine_retry_hours",
 ];
 
 /// About a key or section of the file, by dotted name.
@@ -101,7 +97,7 @@ mod tests {
             assert_eq!(unknown_key(name), "not supported by this version", "{name}");
         }
         assert_ne!(unknown_key("serverless"), "not supported by this version");
-        assert_eq!(unknown_variable("COMPACTION_HISTORY_LIMIT"), "not supported by this version");
+        assert_eq!(unknown_variable("COMPACTION_LOCK_BACKEND"), "not supported by this version");
     }
 
     #[test]

@@ -41,6 +41,7 @@ use crate::partition::{PartitionId, RECORD_DIR, is_plain_file_name};
 mod delete;
 mod error;
 mod fetch;
+mod metered;
 mod owned_dir;
 mod probe;
 mod publish;

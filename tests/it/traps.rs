@@ -66,9 +66,9 @@ const TRAPS: [(u32, &str, &str); 70] = [
     (
         30,
         "a corrupt file stops nobody",
-        "good_files_are_compacted_and_every_kind_of_bad_file_stays_untouched_and_is_named",
+        "a_damaged_file_is_named_once_and_then_costs_nothing_while_it_stays_where_it_is",
     ),
-    (31, "attempts are counted first", "later: backoff"),
+    (31, "attempts are counted first", "a_job_that_kills_its_whole_program_is_counted_and_waits"),
     (32, "late files are compacted", "late_files_are_compacted_beside_what_is_there_and_nothing_is_doubled"),
     (33, "no remainder", "all_quiet_files_go_at_once_and_the_result_is_at_rest"),
     (
@@ -81,7 +81,7 @@ const TRAPS: [(u32, &str, &str); 70] = [
     (37, "the oldest candidate's age is known", "later: metrics"),
     (38, "space is checked first", "a_full_temp_disk_is_noticed_before_any_work_and_nothing_is_lost"),
     (39, "text and timestamp times stay apart", "conflicting_columns_stay_apart_without_any_loss"),
-    (40, "no ladder of retries", "later: backoff"),
+    (40, "no ladder of retries", "a_deterministic_failure_is_not_repeated_until_a_file_is_added"),
     (41, "the current hour is left alone", "an_hour_is_compacted_when_it_is_over_long_enough_and_has_enough_files"),
     (42, "age is the hour's", "only_files_that_were_just_written_are_left_out"),
     (43, "readers follow the snapshot rule", "a_first_compaction_survives_a_kill_around_every_storage_effect"),
@@ -106,7 +106,11 @@ const TRAPS: [(u32, &str, &str); 70] = [
     (62, "counted after the fact", "an_output_that_reads_back_differently_keeps_every_input"),
     (63, "absent is null", "compact_json_has_the_documented_fields_and_types"),
     (64, "verification blocks the commit", "an_output_that_reads_back_differently_keeps_every_input"),
-    (65, "the API answers at once, and asks for a token", "later: server"),
+    (
+        65,
+        "the API answers at once, and asks for a token",
+        "a_trigger_needs_a_token_answers_before_the_cycle_ends_and_its_job_is_shown",
+    ),
     (66, "documentation is tested", "the_readme_says_what_is_so"),
     (67, "nothing is said to be done before it is", "an_output_that_reads_back_differently_keeps_every_input"),
     (68, "the check is the write", "two_programs_that_do_not_share_locks_still_compact_every_partition_once"),

@@ -7,6 +7,7 @@ use crate::compaction::error::{Disposition, JobError};
 use crate::compaction::events::Event;
 use crate::compaction::plan::Plan;
 use crate::compaction::report::{JobReport, JobStatus, compression_ratio, duration_seconds};
+use crate::merge::MergedFile;
 
 impl Job<'_> {
     pub(super) fn say_started(&self, plan: &Plan) {
@@ -48,6 +49,7 @@ impl Job<'_> {
             started_at: facts.started_at,
             completed_at: self.env.clock.now(),
             error: error.as_ref().map(ToString::to_string),
+            inputs_quarantined: facts.quarantined,
             inputs_set_aside: facts.set_aside,
             outputs: Vec::new(),
             fingerprint: None,
@@ -60,6 +62,10 @@ impl Job<'_> {
             report.bytes_before = bytes_before;
             report.bytes_after = outcome.outputs.iter().map(|f| f.size_bytes).sum();
             report.compression_ratio = compression_ratio(report.bytes_before, report.bytes_after);
+            for MergedFile { name, size_bytes, .. } in &outcome.outputs {
+                info!(target: LOG, job_id = report.job_id, partition = %self.partition, file = name, bytes = size_bytes,
+                    "Compacted to {name} ({:.1} MB)", megabytes(*size_bytes));
+            }
             report.outputs = outcome.outputs.into_iter().map(|f| f.name).collect();
             report.fingerprint = outcome.fingerprint;
         }
@@ -78,17 +84,13 @@ pub(super) fn status_of(error: &JobError) -> JobStatus {
 /// The job's one line at its end, and one for each file that was left out.
 pub(super) fn say_ended(report: &JobReport) {
     let partition = report.partition();
-    for left_out in &report.inputs_set_aside {
-        warn!(target: LOG, job_id = report.job_id, partition, file = left_out.name, reason = %left_out.reason,
-            "Left out {}: {}", left_out.name, left_out.reason);
+    for (file, reason) in report.left_out() {
+        warn!(target: LOG, job_id = report.job_id, partition, file, %reason, "Left out {file}: {reason}");
     }
     match (report.status, &report.error) {
         (JobStatus::Completed, _) => {
             let (before, after) = (megabytes(report.bytes_before), megabytes(report.bytes_after));
             let files = if report.files_written == 1 { "file" } else { "files" };
-            for output in &report.outputs {
-                info!(target: LOG, job_id = report.job_id, partition, "Compacted to {output} ({after:.1} MB)");
-            }
             info!(target: LOG, job_id = report.job_id, partition, files_compacted = report.files_compacted,
                 files_written = report.files_written, rows = report.rows, bytes_before = report.bytes_before,
                 bytes_after = report.bytes_after, duration_seconds = report.duration_seconds,

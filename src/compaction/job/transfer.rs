@@ -31,7 +31,7 @@ impl Job<'_> {
             futures::stream::iter(transfers).buffered(TRANSFERS_AT_ONCE).try_collect().await?;
         let megabytes = megabytes(plan.input_bytes());
         info!(target: LOG, job_id = self.id.job_id, files = inputs.len(), bytes = plan.input_bytes(),
-            "Downloaded {} files ({megabytes:.1} MB)", inputs.len());
+            in_place = self.reads_in_place(), "Downloaded {} files ({megabytes:.1} MB)", inputs.len());
         Ok(inputs)
     }
 

@@ -3,8 +3,10 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
+use crate::compaction::quarantine::QuarantinedFile;
 use crate::compaction::record::Head;
 use crate::compaction::testing::{at, file, head, listing, ours, partition, raw, view};
+use crate::merge::SetAsideReason;
 
 fn settings() -> PolicySettings {
     PolicySettings {
@@ -27,7 +29,32 @@ fn check(compacted: &[u64], raw: Vec<DataFile>, now: DateTime<Utc>) -> String {
         .collect();
     let (head, generations) = if live.is_empty() { (Head::none(), None) } else { (head(1, &live, &[]), Some(1)) };
     let seen = view(head, listing([live, raw].concat(), generations));
-    describe(decide(&partition(), &seen, &settings(), now))
+    describe(decided(&seen, now))
+}
+
+fn decided(view: &View, now: DateTime<Utc>) -> Decision {
+    decide(Situation { partition: &partition(), view, held_back: &HeldBack::default(), now }, &settings())
+}
+
+/// What is decided when the first of these raw files are in quarantine until 18:00.
+fn check_with_quarantine(quarantined: usize, compacted: &[DataFile], raw: Vec<DataFile>, now: DateTime<Utc>) -> String {
+    let entry = |file: &DataFile| QuarantinedFile {
+        id: 1,
+        partition: partition(),
+        name: file.name.clone(),
+        size_bytes: file.size_bytes,
+        etag: file.etag.clone(),
+        reason: SetAsideReason::Unreadable("no footer".into()),
+        version: "v".into(),
+        first_seen_at: at(15, 0),
+        retry_at: at(18, 0),
+    };
+    let entries: Vec<_> = raw.iter().take(quarantined).map(entry).collect();
+    let (head, generations) =
+        if compacted.is_empty() { (Head::none(), None) } else { (head(1, compacted, &[]), Some(1)) };
+    let seen = view(head, listing([compacted.to_vec(), raw].concat(), generations));
+    let held_back = &HeldBack::of(&entries, "v", now);
+    describe(decide(Situation { partition: &partition(), view: &seen, held_back, now }, &settings()))
 }
 
 fn describe(decision: Decision) -> String {
@@ -103,7 +130,7 @@ fn many_small_side_files_are_merged_and_parts_of_one_attempt_count_once() {
     let parts: Vec<DataFile> =
         (1..=9).map(|part| file(&ours(1, 'a').replace("_compacted", &format!("_{part}_compacted")))).collect();
     let seen = view(head(1, &parts, &[]), listing(parts, [1]));
-    let decision = describe(decide(&partition(), &seen, &settings(), now));
+    let decision = describe(decided(&seen, now));
     assert_eq!(decision, "skip: nothing to gain: 0 raw and 9 compacted files");
 }
 
@@ -112,7 +139,7 @@ fn many_small_side_files_are_merged_and_parts_of_one_attempt_count_once() {
 fn foreign_compacted_files_are_treated_as_compacted_ones() {
     let foreign = file("cpu_20251008_14_compacted.parquet");
     let seen = view(Head::none(), listing([raw(3), vec![foreign]].concat(), []));
-    assert_eq!(describe(decide(&partition(), &seen, &settings(), at(20, 0))), "LateFiles: 3 raw, 1 compacted, g1");
+    assert_eq!(describe(decided(&seen, at(20, 0))), "LateFiles: 3 raw, 1 compacted, g1");
 }
 
 /// Retired and dead files are never inputs.
@@ -120,7 +147,7 @@ fn foreign_compacted_files_are_treated_as_compacted_ones() {
 fn files_that_do_not_count_are_no_inputs() {
     let retired = raw(3);
     let seen = view(head(1, &[], &retired), listing([retired.clone(), vec![file(&ours(1, 'd'))]].concat(), [1]));
-    assert_eq!(describe(decide(&partition(), &seen, &settings(), at(20, 0))), "skip: too few files: have 0, need 3");
+    assert_eq!(describe(decided(&seen, at(20, 0))), "skip: too few files: have 0, need 3");
 }
 
 proptest! {
@@ -130,7 +157,7 @@ proptest! {
     fn all_quiet_files_go_at_once_and_the_result_is_at_rest(raws in 0_usize..60, outputs in 1_usize..8, size in 1_u64..200_000) {
         let now = at(20, 0);
         let seen = view(Head::none(), listing(raw(raws), []));
-        match decide(&partition(), &seen, &settings(), now) {
+        match decided(&seen, now) {
             Decision::Compact(plan) => prop_assert_eq!(plan.inputs.len(), raws),
             Decision::Skip(_) => prop_assert!(raws < 3),
         }
@@ -138,7 +165,7 @@ proptest! {
             .map(|part| DataFile { size_bytes: size, ..file(&ours(1, 'a').replace("_compacted", &format!("_{part}_compacted"))) })
             .collect();
         let after = view(head(1, &parts, &[]), listing(parts, [1]));
-        let decision = decide(&partition(), &after, &settings(), at(23, 59));
+        let decision = decided(&after, at(23, 59));
         prop_assert!(matches!(decision, Decision::Skip(SkipReason::NothingToGain { .. })), "{:?}", decision);
     }
 }
@@ -148,4 +175,27 @@ proptest! {
 fn a_partition_of_very_many_files_is_taken_in_jobs_of_equal_size() {
     assert_eq!(check(&[], raw(MAX_RAW_INPUTS), at(15, 0)), "First: 100000 raw, 0 compacted, g1");
     assert_eq!(check(&[], raw(MAX_RAW_INPUTS + 1), at(15, 0)), "First: 50001 raw, 0 compacted, g1");
+}
+
+/// T30: the plan is made without the damaged file, and when too little is left the skip reason says so.
+#[test]
+fn files_in_quarantine_are_no_inputs_and_are_mentioned_when_too_little_is_left() {
+    let now = at(17, 0);
+    assert_eq!(check_with_quarantine(1, &[], raw(31), now), "First: 30 raw, 0 compacted, g1");
+    assert_eq!(check_with_quarantine(1, &[], raw(4), now), "First: 3 raw, 0 compacted, g1");
+    assert_eq!(
+        check_with_quarantine(2, &[], raw(4), now),
+        "skip: 2 files in quarantine until 2025-10-08T18:00:00Z; of the others: have 2, need 3"
+    );
+    assert_eq!(check_with_quarantine(2, &[], raw(4), at(18, 0)), "First: 4 raw, 0 compacted, g1");
+    let compacted = DataFile { size_bytes: 40_000, ..file(&ours(1, 'a')) };
+    assert_eq!(
+        check_with_quarantine(1, std::slice::from_ref(&compacted), raw(1), now),
+        "skip: 1 file in quarantine until 2025-10-08T18:00:00Z; of the others: have 0, need 3"
+    );
+    assert_eq!(
+        check_with_quarantine(1, &[compacted], raw(3), now),
+        "skip: 1 file in quarantine until 2025-10-08T18:00:00Z; of the others: have 2, need 3; \
+         compacted anyway from 2025-10-09T14:30:00Z"
+    );
 }

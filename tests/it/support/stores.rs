@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use arc::clock::SystemClock;
+use arc::clock::{Clock, SystemClock};
 use arc::compaction::events::EventSink;
 use arc::compaction::settings::Isolation;
 use arc::compaction::{CompactionManager, CompactionSettings, Components};
@@ -44,10 +44,19 @@ pub fn manager(config: &std::path::Path, hook: Arc<dyn Hook>) -> CompactionManag
 
 /// The same with another engine.
 pub fn manager_with(config: &std::path::Path, hook: Arc<dyn Hook>, engine: Arc<dyn MergeEngine>) -> CompactionManager {
+    manager_at(config, hook, engine, Arc::new(SystemClock))
+}
+
+/// The same with another clock. Files keep the machine's time.
+pub fn manager_at(
+    config: &std::path::Path,
+    hook: Arc<dyn Hook>,
+    engine: Arc<dyn MergeEngine>,
+    clock: Arc<dyn Clock>,
+) -> CompactionManager {
     let config = Config::load(&Input { file: Some(config.to_owned()), ..Input::default() }).unwrap();
     let storage = Storage::local(&config.storage.local.base_path).unwrap();
     let settings = CompactionSettings { isolation: Isolation::InProcess, ..config.compaction };
-    let clock = Arc::new(SystemClock);
     let state = StateDb::open(&config.state.db_path).unwrap();
     let components = Components {
         storage: storage.map_store(|inner| Hooked::over(inner, hook)),

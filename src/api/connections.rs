@@ -1,0 +1,111 @@
+//! Whether storage answers. Never says a secret: what a store says about a failure may hold one, and goes to the log only.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::Json;
+use axum::extract::State;
+use serde::Serialize;
+use tokio::sync::OnceCell;
+use tokio::time::timeout;
+use tracing::warn;
+use utoipa::ToSchema;
+
+use super::AppState;
+use super::error::ApiError;
+use super::input::{NoParameters, Query};
+use crate::storage::{Storage, StorageError};
+
+/// How long storage may take to answer.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What is known about the storage besides what it says itself. Clones share it.
+#[derive(Debug, Clone)]
+pub struct StorageInfo {
+    backend: &'static str,
+    /// Whether create-if-absent is real, once storage has shown it. Finding out writes, so it is asked once.
+    conditional_put: Arc<OnceCell<bool>>,
+}
+
+impl StorageInfo {
+    /// `backend` is the name that the configuration has for it.
+    #[must_use]
+    pub fn new(backend: &'static str) -> Self {
+        Self { backend, conditional_put: Arc::default() }
+    }
+}
+
+/// The connection to storage.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+pub struct StorageConnection {
+    #[schema(example = "local")]
+    pub backend: String,
+    pub location: String,
+    pub reachable: bool,
+    /// How long a listing of the databases took. Null when it did not succeed.
+    pub latency_ms: Option<f64>,
+    /// Whether the store can create a key only if it does not exist, which safety rests on. Null when that is not known.
+    pub conditional_put: Option<bool>,
+    /// What is wrong and what to do.
+    pub error: Option<String>,
+}
+
+/// Whether storage answers, and can do what is needed
+#[utoipa::path(get, path = "/api/connections/storage", tag = "connections",
+    responses((status = 200, description = "The connection", body = StorageConnection)))]
+pub async fn storage(
+    State(app): State<AppState>,
+    Query(NoParameters {}): Query<NoParameters>,
+) -> Result<Json<StorageConnection>, ApiError> {
+    let (storage, info) = (app.manager.storage(), &app.storage_info);
+    let started = Instant::now();
+    let reached = patiently(storage, async { storage.databases().await.map(drop) }).await;
+    #[allow(clippy::cast_precision_loss, reason = "milliseconds of a few seconds")]
+    let elapsed_ms = started.elapsed().as_micros() as f64 / 1000.0;
+    let reachable = reached.is_ok();
+    let (conditional_put, error) = match reached {
+        Err(error) => (None, Some(told(&error))),
+        Ok(()) => match patiently(storage, info.conditional_put.get_or_try_init(|| probe(storage))).await {
+            Ok(true) => (Some(true), None),
+            Ok(false) => (Some(false), Some("use a store (or a version of it) with conditional writes".to_owned())),
+            Err(error) => (None, Some(told(&error))),
+        },
+    };
+    Ok(Json(StorageConnection {
+        backend: info.backend.to_owned(),
+        location: storage.location().to_owned(),
+        reachable,
+        latency_ms: reachable.then_some(elapsed_ms),
+        conditional_put,
+        error,
+    }))
+}
+
+async fn probe(storage: &Storage) -> Result<bool, StorageError> {
+    match storage.probe().await {
+        Ok(()) => Ok(true),
+        Err(StorageError::Unsuitable { .. }) => Ok(false),
+        Err(other) => Err(other),
+    }
+}
+
+async fn patiently<T>(
+    storage: &Storage,
+    work: impl Future<Output = Result<T, StorageError>>,
+) -> Result<T, StorageError> {
+    timeout(PATIENCE, work).await.unwrap_or_else(|_| {
+        let source = format!("no answer within {} s", PATIENCE.as_secs()).into();
+        Err(StorageError::Unavailable { path: storage.location().to_owned(), source })
+    })
+}
+
+/// The failure for a client; in full for the log.
+fn told(error: &StorageError) -> String {
+    warn!(target: "api", %error, "Storage does not answer as it should");
+    match error {
+        StorageError::Unavailable { .. } => {
+            "storage did not answer, or answered with an error: see the server's log".to_owned()
+        }
+        other => other.to_string(),
+    }
+}

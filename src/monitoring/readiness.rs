@@ -1,0 +1,163 @@
+//! Is the service ready: asking the parts, a few seconds at most, and judging what they say.
+//!
+//! | check       | red when |
+//! |---|---|
+//! | `storage`   | its databases cannot be listed, or not within [`LIMIT`] |
+//! | `state`     | the state database cannot begin a change, or its file was removed or replaced |
+//! | `scheduler` | its task has ended |
+//! | `backlog`   | the oldest candidate is far behind schedule, or scans have stopped (see `verdict`) |
+//!
+//! What must hold: however often the service is asked, storage and state are asked at most once every [`CACHE`], one
+//! question at a time, and every answer comes within [`LIMIT`] and a bit.
+
+use std::fmt;
+use std::os::unix::fs::MetadataExt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use chrono_tz::Tz;
+use tokio::sync::Mutex;
+use tokio::time::Instant;
+
+use super::probing::Probing;
+use super::verdict::{Check, Progress, Verdict, Work};
+use crate::clock::Clock;
+use crate::schedule::Schedule;
+use crate::state::{Failure, StateDb};
+use crate::storage::Storage;
+
+/// Storage and state database must answer within this time. SQLite waits 5 s for a writer of another process.
+const LIMIT: Duration = Duration::from_secs(7);
+/// What storage and state database said holds for this time.
+const CACHE: Duration = Duration::from_secs(3);
+
+/// Looks at the work of the moment. Called from any task; must not block.
+pub type LookAtWork = Arc<dyn Fn() -> Work + Send + Sync>;
+
+/// What readiness is about.
+pub struct ReadinessParts {
+    pub storage: Storage,
+    pub state: StateDb,
+    pub clock: Arc<dyn Clock>,
+    /// All schedules in force.
+    pub schedules: Vec<Schedule>,
+    pub timezone: Tz,
+    pub work: LookAtWork,
+}
+
+impl fmt::Debug for ReadinessParts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ReadinessParts").field("storage", &self.storage).finish_non_exhaustive()
+    }
+}
+
+/// Tells whether the service is ready. Clones share what they found out.
+#[derive(Clone)]
+pub struct Readiness(Arc<Inner>);
+
+struct Inner {
+    parts: ReadinessParts,
+    started_at: DateTime<Utc>,
+    /// Device and inode of the state database at the start; `None` when it is not a file.
+    state_file: Option<(u64, u64)>,
+    probes: Mutex<Probes>,
+}
+
+#[derive(Default)]
+struct Probes {
+    storage: Probing,
+    state: Probing,
+    known: Option<Known>,
+}
+
+#[derive(Clone)]
+struct Known {
+    at: Instant,
+    storage: Check,
+    state: Check,
+}
+
+impl fmt::Debug for Readiness {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Readiness")
+    }
+}
+
+impl Readiness {
+    /// The service starts now.
+    #[must_use]
+    pub fn new(parts: ReadinessParts) -> Self {
+        let started_at = parts.clock.now();
+        let state_file = identity(parts.state.path());
+        Self(Arc::new(Inner { parts, started_at, state_file, probes: Mutex::default() }))
+    }
+
+    /// The verdict of this moment.
+    pub async fn check(&self) -> Verdict {
+        let Known { storage, state, .. } = self.probe().await;
+        let parts = &self.0.parts;
+        let progress = Progress {
+            now: parts.clock.now(),
+            started_at: self.0.started_at,
+            schedules: &parts.schedules,
+            zone: parts.timezone,
+            work: (parts.work)(),
+        };
+        Verdict::of([
+            ("storage", storage),
+            ("state", state),
+            ("scheduler", progress.scheduler_check()),
+            ("backlog", progress.backlog_check()),
+        ])
+    }
+
+    /// Whoever comes while somebody else is asking waits for the same answer.
+    async fn probe(&self) -> Known {
+        let mut probes = self.0.probes.lock().await;
+        if let Some(known) = probes.known.clone().filter(|known| known.at.elapsed() < CACHE) {
+            return known;
+        }
+        let Probes { storage, state, known } = &mut *probes;
+        let parts = &self.0.parts;
+        let (storage, state) = tokio::join!(
+            storage.ask(LIMIT, ask_storage(parts.storage.clone())),
+            state.ask(LIMIT, ask_state(parts.state.clone(), self.0.state_file)),
+        );
+        let check = |answer: Result<(), String>, place: &str| match answer {
+            Ok(()) => Check::good(format!("{place} answers")),
+            Err(reason) => Check::bad(format!("{place}: {reason}")),
+        };
+        let found = Known {
+            at: Instant::now(),
+            storage: check(storage, parts.storage.location()),
+            state: check(state, parts.state.path()),
+        };
+        *known = Some(found.clone());
+        found
+    }
+}
+
+/// One LIST of the top level.
+async fn ask_storage(storage: Storage) -> Result<(), String> {
+    storage.databases().await.map(drop).map_err(|error| error.to_string())
+}
+
+/// A change that changes nothing: it needs the writing connection, the right to write, and the lock that every change
+/// needs. An open file that was removed still answers, so the file is looked at, too.
+async fn ask_state(state: StateDb, opened: Option<(u64, u64)>) -> Result<(), String> {
+    let path = state.path().to_owned();
+    let begun = state.write(|connection| connection.execute_batch("BEGIN IMMEDIATE; ROLLBACK").map_err(Failure::from));
+    begun.await.map_err(|error| error.to_string())?;
+    if opened.is_some() && identity(&path) != opened {
+        return Err("the file was removed or replaced while the service ran; restart the service".to_owned());
+    }
+    Ok(())
+}
+
+fn identity(path: &str) -> Option<(u64, u64)> {
+    std::fs::metadata(path).ok().map(|metadata| (metadata.dev(), metadata.ino()))
+}
+
+#[cfg(test)]
+mod tests;
