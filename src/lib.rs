@@ -53,6 +53,7 @@
 
 #[allow(unused_qualifications, reason = "what utoipa generates names types in full")]
 pub mod api;
+pub mod auth;
 pub mod cli;
 pub mod clock;
 pub mod compaction;
@@ -68,3 +69,5 @@ pub mod server;
 pub mod state;
 pub mod storage;
 pub mod telemetry;
+
+pub use server::{Server, ServerHandle};

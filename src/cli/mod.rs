@@ -21,23 +21,29 @@ pub mod plan;
 mod progress;
 mod quarantine;
 pub mod scope;
+mod serve;
 mod table;
+mod token;
 
 /// Exit code for wrong usage or configuration.
 pub const EXIT_USAGE: u8 = 2;
 
 /// Arc's compaction service: merges small Parquet files into few large, sorted ones, with proof before every deletion.
 #[derive(Debug, Parser)]
-#[command(name = "arc", version, about, subcommand_required = true, arg_required_else_help = true)]
+#[command(name = "arc", version, about)]
 struct Cli {
     #[command(flatten)]
     globals: GlobalArgs,
+    /// Without one the server is started
     #[command(subcommand)]
-    command: Command,
+    command: Option<Command>,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Run the server: the schedule and the HTTP interface, until SIGINT or SIGTERM
+    Serve,
+    /// Compact everything that is ready, now, in the foreground
     Compact(compact::CompactArgs),
     /// Show what `compact` would do, and what it would not do and why
     Plan(plan::PlanArgs),
@@ -49,6 +55,8 @@ enum Command {
     Locks,
     /// Show or clear the files that compaction leaves out because they are damaged
     Quarantine(quarantine::QuarantineArgs),
+    /// Make, list or revoke the tokens of the HTTP interface
+    Token(token::TokenArgs),
     /// Show or check the configuration
     Config(config::ConfigArgs),
     /// Internal: merges files for a parent process
@@ -60,7 +68,9 @@ enum Command {
 #[must_use]
 pub fn main() -> ExitCode {
     let Cli { globals, command } = Cli::parse();
-    let result = match command {
+    let result = match command.unwrap_or(Command::Serve) {
+        Command::Serve => with_config(&globals, |config| serve::run(&globals, &config)),
+        Command::Token(args) => with_config(&globals, |config| run_async(token::run(&args, &globals, &config))),
         Command::MergeWorker => Ok(merge_worker::run()),
         Command::Config(args) => config::run(&args, &globals),
         Command::Demo(args) => run_async(demo::run(&args, &globals)),

@@ -7,7 +7,8 @@ use std::time::Duration;
 use chrono_tz::Tz;
 use tracing::Level;
 
-use super::{Backend, Config, LocalStorageSettings, StateSettings, StorageSettings};
+use super::{Backend, Config, LocalStorageSettings, ServerSettings, StateSettings, StorageSettings};
+use crate::auth::settings::AuthSettings;
 use crate::compaction::settings::{
     CompactionSettings, Compression, Isolation, MergeOptions, ParquetVersion, PartitionSettings, PolicySettings, Verify,
 };
@@ -18,6 +19,8 @@ use crate::telemetry::{LogFormat, LoggingSettings};
 pub(super) fn blank() -> Config {
     let zero = Duration::ZERO;
     Config {
+        server: ServerSettings { host: String::new(), port: 0, shutdown_timeout: zero },
+        auth: AuthSettings { enabled: true, default_token: None, allowlist: Vec::new() },
         compaction: CompactionSettings {
             enabled: false,
             exclude_databases: Vec::new(),

@@ -9,10 +9,12 @@ use std::num::{NonZeroU32, NonZeroUsize};
 use std::time::Duration;
 
 use super::rules::{
-    a_name, a_path, a_schedule, a_timezone, an_optional_file, columns, names_without_repetition, not_empty,
+    a_host, a_name, a_path, a_schedule, a_timezone, a_token, an_optional_file, columns, names_without_repetition,
+    not_empty, paths,
 };
 use super::value::{Kind, Value};
 use super::{Backend, Config};
+use crate::auth::settings::Secret;
 use crate::compaction::settings::{
     Codec, Isolation, MergeOptions, ParquetVersion, PartitionPatch, PolicySettings, Verify,
 };
@@ -48,6 +50,72 @@ const MAX_HOURS: u64 = 24 * 366 * 10;
 
 /// Every key, by section, in the order of the example file.
 pub const KEYS: &[Key] = &[
+    Key {
+        name: "server.host",
+        variable: "ARC_HOST",
+        kind: Kind::Text(a_host),
+        unit: "",
+        default: "127.0.0.1",
+        why: "The address to listen on, or a name for it; 0.0.0.0 or :: is every address of this machine.",
+        secret: false,
+        set: |c, v| v.text().clone_into(&mut c.server.host),
+        patch: None,
+    },
+    Key {
+        name: "server.port",
+        variable: "ARC_PORT",
+        kind: Kind::Integer(0..=65_535),
+        unit: "",
+        default: "8000",
+        why: "The TCP port to listen on; 0: any free one, which the first log line names.",
+        secret: false,
+        set: |c, v| c.server.port = u16::try_from(v.integer()).expect("the range ends at 65535"),
+        patch: None,
+    },
+    Key {
+        name: "server.shutdown_timeout_seconds",
+        variable: "SERVER_SHUTDOWN_TIMEOUT_SECONDS",
+        kind: Kind::Integer(0..=86_400),
+        unit: "seconds",
+        default: "60",
+        why: "How long a stopping server waits for requests and jobs; what is not done by then is left for the next start.",
+        secret: false,
+        set: |c, v| c.server.shutdown_timeout = Duration::from_secs(v.integer()),
+        patch: None,
+    },
+    Key {
+        name: "auth.enabled",
+        variable: "AUTH_ENABLED",
+        kind: Kind::Bool,
+        unit: "",
+        default: "true",
+        why: "false: everyone who reaches the port may do everything.",
+        secret: false,
+        set: |c, v| c.auth.enabled = v.bool(),
+        patch: None,
+    },
+    Key {
+        name: "auth.default_token",
+        variable: "DEFAULT_API_TOKEN",
+        kind: Kind::Text(a_token),
+        unit: "",
+        default: "",
+        why: "An admin token that holds while it stands here, for automated set-ups; better in the variable than in a file.",
+        secret: true,
+        set: |c, v| c.auth.default_token = Some(v.text()).filter(|token| !token.is_empty()).map(Secret::new),
+        patch: None,
+    },
+    Key {
+        name: "auth.allowlist",
+        variable: "AUTH_ALLOWLIST",
+        kind: Kind::List(paths),
+        unit: "",
+        default: "/health,/ready",
+        why: "Paths that need no token, exactly as they are requested.",
+        secret: false,
+        set: |c, v| c.auth.allowlist = v.list().to_vec(),
+        patch: None,
+    },
     Key {
         name: "storage.backend",
         variable: "STORAGE_BACKEND",

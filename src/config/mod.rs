@@ -30,10 +30,12 @@ mod value;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use chrono_tz::Tz;
 
+use crate::auth::settings::AuthSettings;
 use crate::compaction::settings::{CompactionSettings, PartitionOverride, PartitionPatch};
 use crate::schedule::Schedule;
 use crate::scheduler::SchedulerSettings;
@@ -46,6 +48,8 @@ pub use value::{Kind, Value};
 /// The settings of everything, checked.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
+    pub server: ServerSettings,
+    pub auth: AuthSettings,
     pub compaction: CompactionSettings,
     pub storage: StorageSettings,
     pub state: StateSettings,
@@ -62,6 +66,17 @@ pub struct Config {
     entries: Vec<Entry>,
 }
 
+/// Where the server listens, and how long it takes to stop.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerSettings {
+    /// An address or a name for one.
+    pub host: String,
+    /// 0: any free one.
+    pub port: u16,
+    /// From the wish to stop until what is not done is abandoned.
+    pub shutdown_timeout: Duration,
+}
+
 /// Where the data is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StorageSettings {
@@ -74,6 +89,16 @@ pub struct StorageSettings {
 pub enum Backend {
     /// A folder of this machine.
     Local,
+}
+
+impl Backend {
+    /// The name that the configuration has for it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Local => "local",
+        }
+    }
 }
 
 /// Storage in a folder.

@@ -15,6 +15,36 @@ pub(super) fn a_path(text: &str) -> Result<(), String> {
     if text.contains('\0') { Err("must not contain a NUL character".to_owned()) } else { Ok(()) }
 }
 
+/// A name or an address, without a port.
+pub(super) fn a_host(text: &str) -> Result<(), String> {
+    let is_address = text.parse::<std::net::IpAddr>().is_ok();
+    let is_name =
+        !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_'));
+    if is_address || is_name {
+        Ok(())
+    } else {
+        Err("must be an address such as 127.0.0.1 or ::1, or a name, without a port".to_owned())
+    }
+}
+
+/// What fits into a header.
+pub(super) fn a_token(text: &str) -> Result<(), String> {
+    if text.bytes().all(|b| b.is_ascii_graphic()) {
+        Ok(())
+    } else {
+        Err("must have no spaces and only visible ASCII characters, or be empty".to_owned())
+    }
+}
+
+/// Paths of requests, compared as they stand.
+pub(super) fn paths(paths: &[String]) -> Result<(), String> {
+    let plain = |b: u8| b.is_ascii_graphic() && !matches!(b, b'?' | b'#' | b'*');
+    match paths.iter().find(|path| !path.starts_with('/') || !path.bytes().all(plain)) {
+        Some(path) => Err(format!("{path:?} is no exact path: it begins with a slash and has no space, ?, # or *")),
+        None => no_repetition(paths),
+    }
+}
+
 pub(super) fn an_optional_file(text: &str) -> Result<(), String> {
     let names_a_file = !text.ends_with('/') && Path::new(text).file_name().is_some();
     if text.is_empty() || (names_a_file && !text.contains('\0')) {

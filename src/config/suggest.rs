@@ -4,9 +4,7 @@ use super::keys::{KEYS, Key};
 
 /// Sections and keys that belong to this service, in a version that has them. They are refused like any unknown name,
 /// because a key that is accepted and does nothing is worse than an error.
-const NOT_YET: [&str; 10] = [
-    "server",
-    "auth",
+const NOT_YET: [&str; 8] = [
     "storage.s3",
     "storage.minio",
     "storage.ceph",

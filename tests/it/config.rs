@@ -62,8 +62,8 @@ fn load_repository_file(name: &str) -> Config {
 
 /// Everything that acts, without the sources.
 fn typed(config: &Config) -> String {
-    let Config { compaction, storage, state, logging, schedule, timezone, .. } = config;
-    format!("{compaction:#?}{storage:#?}{state:#?}{logging:#?}{schedule}{timezone}")
+    let Config { server, auth, compaction, storage, state, logging, schedule, timezone, .. } = config;
+    format!("{server:#?}{auth:#?}{compaction:#?}{storage:#?}{state:#?}{logging:#?}{schedule}{timezone}")
 }
 
 #[test]
@@ -98,6 +98,10 @@ fn the_defaults_are_the_documented_ones() {
     assert_eq!((config.logging.format, &config.logging.file), (LogFormat::Structured, &None));
     assert_eq!(config.logging.keep_days.get(), 14);
     assert_eq!((config.schedule.as_str(), config.timezone.name()), ("5 * * * *", "UTC"));
+    let server = &config.server;
+    assert_eq!((server.host.as_str(), server.port, server.shutdown_timeout.as_secs()), ("127.0.0.1", 8000, 60));
+    assert!(config.auth.enabled && config.auth.default_token.is_none());
+    assert_eq!(config.auth.allowlist, ["/health", "/ready"]);
 }
 
 /// T61.
@@ -184,9 +188,11 @@ fn other_value(key: &Key) -> Option<String> {
         (Kind::Choice(words), Value::Text(text)) => {
             words.iter().find(|word| *word != text).map(|word| (*word).to_owned())
         }
+        (_, Value::List(_)) if key.name == "auth.allowlist" => Some("/health,/metrics".to_owned()),
         (_, Value::List(_)) => Some("other,names".to_owned()),
         _ => Some(
             match key.name {
+                "server.host" => "0.0.0.0",
                 "compaction.schedule" => "7 * * * *",
                 "compaction.schedule_timezone" => "Europe/Berlin",
                 _ => "./elsewhere/else",
@@ -212,6 +218,11 @@ fn the_documented_variables_have_their_documented_effect() {
         .env("COMPACTION_SORT_BY", "host, time")
         .env("COMPACTION_EXCLUDE_DATABASES", "scratch,tests")
         .env("COMPACTION_THREADS", "2")
+        .env("ARC_HOST", "::1")
+        .env("ARC_PORT", "0")
+        .env("AUTH_ENABLED", "off")
+        .env("AUTH_ALLOWLIST", "/health, /metrics")
+        .env("DEFAULT_API_TOKEN", "sesame")
         .env("LOG_LEVEL", "debug")
         .env("LOG_FORMAT", "text")
         .env("UNRELATED", "x");
@@ -229,6 +240,22 @@ fn the_documented_variables_have_their_documented_effect() {
     assert_eq!(c.exclude_databases, ["scratch", "tests"]);
     assert_eq!(c.threads, NonZeroUsize::new(2));
     assert_eq!((config.logging.level, config.logging.format), (tracing::Level::DEBUG, LogFormat::Text));
+    assert_eq!((config.server.host.as_str(), config.server.port), ("::1", 0));
+    assert!(!config.auth.enabled);
+    assert_eq!(config.auth.allowlist, ["/health", "/metrics"]);
+    assert_eq!(config.auth.default_token.as_ref().map(arc::auth::Secret::reveal), Some("sesame"));
+}
+
+/// What is secret is shown by nothing.
+#[test]
+fn the_default_token_is_masked_wherever_the_configuration_is_shown() {
+    let config = Setup::new("[auth]\ndefault_token = 'sesame-opens'\n").load().unwrap();
+    let mut shown = Vec::new();
+    arc::cli::config::show(&config, true, &mut shown).unwrap();
+    arc::cli::config::show(&config, false, &mut shown).unwrap();
+    let shown = format!("{}{config:?}{config:#?}", String::from_utf8(shown).unwrap());
+    assert!(!shown.contains("sesame"), "{shown}");
+    assert!(shown.contains("********"));
 }
 
 /// T60: what the environment leaves alone keeps what the file says.
@@ -264,7 +291,12 @@ full_scan_hours = 5
 late_rewrite_ratio = -0.5
 
 [server]
-port = 8000
+port = 65536
+host = 'localhost:80'
+
+[auth]
+allowlist = ['/health', 'ready']
+default_token = 'two words'
 
 [storage]
 backend = 's3'
@@ -300,15 +332,18 @@ arc.conf:6: compaction.sort_by = ['time', 'time']: must not name \"time\" twice
 arc.conf:7: compaction.lock_ttl_hours = 0: must be a whole number from 1 to 87840
 arc.conf:8: compaction.full_scan_hours: not supported by this version
 arc.conf:9: compaction.late_rewrite_ratio = -0.5: must be a number from 0 to 100
-arc.conf:11: server: not supported by this version
-arc.conf:15: storage.backend = 's3': must be \"local\", this version has no other
-arc.conf:16: storage.local = 5: is a section, not a value
-arc.conf:18: colours: unknown key
-arc.conf:24: compaction.override.0.min_files = 'x': must be a whole number from 1 to 1000000, this is a string
-arc.conf:25: compaction.override.0.temp_dir = '/tmp': holds for the whole service and cannot be set in an override
-arc.conf:26: compaction.override.0.schedule = 'hourly': must be a five-field cron schedule: a schedule has five fields (minute hour day-of-month month day-of-week), this one has 1
-arc.conf:28: compaction.override.1: needs measurement: a name, or \"*\" for every one
-arc.conf:29: compaction.override.1.database = 'a/b': \"a/b\" has a slash and is no name
+arc.conf:12: server.port = 65536: must be a whole number from 0 to 65535
+arc.conf:13: server.host = 'localhost:80': must be an address such as 127.0.0.1 or ::1, or a name, without a port
+arc.conf:16: auth.allowlist = ['/health', 'ready']: \"ready\" is no exact path: it begins with a slash and has no space, ?, # or *
+arc.conf:17: auth.default_token = ********: must have no spaces and only visible ASCII characters, or be empty
+arc.conf:20: storage.backend = 's3': must be \"local\", this version has no other
+arc.conf:21: storage.local = 5: is a section, not a value
+arc.conf:23: colours: unknown key
+arc.conf:29: compaction.override.0.min_files = 'x': must be a whole number from 1 to 1000000, this is a string
+arc.conf:30: compaction.override.0.temp_dir = '/tmp': holds for the whole service and cannot be set in an override
+arc.conf:31: compaction.override.0.schedule = 'hourly': must be a five-field cron schedule: a schedule has five fields (minute hour day-of-month month day-of-week), this one has 1
+arc.conf:33: compaction.override.1: needs measurement: a name, or \"*\" for every one
+arc.conf:34: compaction.override.1.database = 'a/b': \"a/b\" has a slash and is no name
 COMPACTION_MIN_FILE: unknown variable, did you mean COMPACTION_MIN_FILES?
 COMPACTION_MIN_FILES: compaction.min_files = -1: must be a whole number from 1 to 1000000
 COMPACTION_SCHEDULE_TIMEZONE: compaction.schedule_timezone = Mars/Olympus: must be an IANA time zone such as UTC or Europe/Berlin
@@ -594,7 +629,7 @@ fn the_next_run_follows_schedule_and_time_zone() {
     let setup =
         Setup::new("[compaction]\nschedule = '0 3 * * *'\n").env("COMPACTION_SCHEDULE_TIMEZONE", "Europe/Berlin");
     let next = setup.load().unwrap().next_run("2025-07-01T12:00:00Z".parse().unwrap()).unwrap();
-    assert_eq!(next.to_rfc3339(), "2025-07-02T01:00:00+00:00");
+    assert_eq!(next.0.to_rfc3339(), "2025-07-02T01:00:00+00:00");
 }
 
 #[test]

@@ -4,6 +4,7 @@
 
 mod api;
 mod architecture;
+mod auth;
 mod bad_input;
 mod children;
 mod commands;
@@ -11,6 +12,7 @@ mod concurrent;
 mod config;
 mod crash;
 mod dashboard;
+mod embed;
 mod environment;
 mod faults;
 mod fidelity;
@@ -19,6 +21,7 @@ mod numbers;
 mod quarantine;
 mod readme;
 mod scheduler;
+mod server;
 mod shapes;
 mod support;
 mod traps;

@@ -37,8 +37,18 @@ pub fn open_state(config: &Config) -> Result<StateDb, BuildError> {
     Ok(StateDb::open(&config.state.db_path)?)
 }
 
-/// Wires a manager.
+/// Wires a manager, with a handle to the state database of its own.
 pub fn build_manager(config: &Config, events: EventSink) -> Result<CompactionManager, BuildError> {
+    manager_over(config, open_storage(config)?, open_state(config)?, events)
+}
+
+/// Wires a manager over these.
+pub(super) fn manager_over(
+    config: &Config,
+    storage: Storage,
+    state: StateDb,
+    events: EventSink,
+) -> Result<CompactionManager, BuildError> {
     let clock = Arc::new(SystemClock);
     let settings = config.compaction.clone();
     let jobs = settings.max_concurrent_jobs;
@@ -49,9 +59,8 @@ pub fn build_manager(config: &Config, events: EventSink) -> Result<CompactionMan
             Arc::new(SubprocessEngine::new(SubprocessSettings::this_program().map_err(BuildError::Executable)?))
         }
     };
-    let state = open_state(config)?;
     let components = Components {
-        storage: open_storage(config)?,
+        storage,
         locks: Arc::new(CompactionLock::new(state.clone(), clock.clone())),
         state,
         engine,

@@ -1,0 +1,267 @@
+//! The server: wires the parts together, serves HTTP, and stops without breaking anything.
+//!
+//! ```text
+//!           Config ──> build ──> manager, scheduler, tokens, …
+//!                                   │
+//! socket ─> accept ─> connection ─> shell ─> routes (`api`)
+//!                                   └ request id, error bodies, panics, room, time, token, body
+//! ```
+//!
+//! What must hold: nothing that a client sends, or does not send, takes the process down or holds it for ever; every
+//! resource that a client takes has a limit, all of them in [`limits`]. Stopping ends within the configured time; a stop
+//! that does not, like a crash, loses nothing.
+//!
+//! Deliberately not here: TLS and HTTP/2, which a proxy in front adds, and what the routes answer (`api`).
+
+mod accept;
+mod build;
+mod connection;
+mod errors;
+mod limits;
+mod listen;
+mod measure;
+mod request_id;
+mod shell;
+mod shutdown;
+mod socket;
+#[cfg(test)]
+mod tests;
+
+pub use build::{BuildError, build_manager, open_state, open_storage};
+pub use listen::{ListenError, listen};
+pub use shutdown::ShutdownReport;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use tokio::net::TcpListener;
+use tokio::sync::broadcast;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use self::build::manager_over;
+use self::limits::Limits;
+use self::shell::Shell;
+use crate::api::{AppParts, AppState, MAX_WAITING_EVENTS, StorageInfo};
+use crate::auth::{Guard, Tokens};
+use crate::compaction::CompactionManager;
+use crate::compaction::events::EventSink;
+use crate::compaction::quarantine::Quarantine;
+use crate::config::Config;
+use crate::metrics::Metrics;
+use crate::monitoring::{JobMetrics, LookAtWork, Readiness, ReadinessParts, SchedulerState, Scrape, Work};
+use crate::scheduler::CompactionScheduler;
+use crate::state::StateError;
+
+/// A compaction service with its HTTP interface.
+///
+/// On its own: [`Server::run`]. Inside of another axum application: mount [`Server::router`], call [`Server::start`], and
+/// [`Server::stop`] at the end; see `examples/embed.rs`.
+///
+/// A program that embeds it has no merge workers: with `compaction.isolation = "process"` this program's own file would be
+/// started as one. Set `in_process`, or call [`crate::cli::main`] when the first argument is `merge-worker`.
+pub struct Server {
+    manager: Arc<CompactionManager>,
+    scheduler: Arc<CompactionScheduler>,
+    metrics: Metrics,
+    tokens: Tokens,
+    routes: Router,
+    shell: Arc<Shell>,
+    guard: Arc<Guard>,
+    limits: Limits,
+    shutdown_timeout: Duration,
+    stop: CancellationToken,
+}
+
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Server").field("manager", &self.manager).finish_non_exhaustive()
+    }
+}
+
+/// Stops a server from elsewhere. Clones stop the same server.
+#[derive(Debug, Clone)]
+pub struct ServerHandle {
+    stop: CancellationToken,
+}
+
+impl ServerHandle {
+    /// Asks the server to stop; returns at once.
+    pub fn shutdown(&self) {
+        self.stop.cancel();
+    }
+
+    /// Waits until somebody has asked the server to stop.
+    pub async fn stopping(&self) {
+        self.stop.cancelled().await;
+    }
+}
+
+impl Server {
+    /// Puts the parts together. Blocks while it opens the state database; starts nothing.
+    ///
+    /// # Errors
+    /// Storage or state that cannot be opened.
+    pub fn new(config: &Config) -> Result<Self, BuildError> {
+        let metrics = Metrics::new();
+        let state = open_state(config)?;
+        let storage = open_storage(config)?.metered(metrics.clone());
+        let (events, _) = broadcast::channel(MAX_WAITING_EVENTS);
+        let sink = {
+            let (jobs, followers) = (JobMetrics::new(metrics.clone()), events.clone());
+            EventSink::new(move |event| {
+                jobs.notice(&event);
+                // Nobody may be following.
+                let _ = followers.send(event);
+            })
+        };
+        let manager = Arc::new(manager_over(config, storage, state.clone(), sink)?);
+        let scheduler = Arc::new(CompactionScheduler::new(Arc::clone(&manager), state.clone(), config.scheduler()));
+        let tokens = Tokens::new(state.clone(), config.auth.default_token.clone());
+        let stop = CancellationToken::new();
+        let work = look_at_work(&manager, &scheduler);
+        let routes = crate::api::router(AppState::new(AppParts {
+            manager: Arc::clone(&manager),
+            scheduler: Arc::clone(&scheduler),
+            quarantine: Quarantine::new(state.clone()),
+            events,
+            storage_info: StorageInfo::new(config.storage.backend.as_str()),
+            readiness: Readiness::new(ReadinessParts {
+                storage: manager.storage().clone(),
+                state: state.clone(),
+                clock: Arc::clone(manager.clock()),
+                schedules: config.scheduler().schedules,
+                timezone: config.timezone,
+                work: Arc::clone(&work),
+            }),
+            scrape: Scrape::new(metrics.clone(), Arc::clone(manager.clock()), state, work),
+            stopping: stop.clone(),
+        }));
+        let limits = Limits::default();
+        if !config.auth.enabled && !listen::is_loopback(&config.server.host) {
+            warn!(target: "api", host = config.server.host,
+                "Authentication is off (auth.enabled = false) and the server can be reached from elsewhere ({}): whoever reaches it may do everything",
+                config.server.host);
+        }
+        Ok(Self {
+            manager,
+            scheduler,
+            metrics,
+            guard: Guard::new(&config.auth, tokens.clone()),
+            tokens,
+            routes,
+            shell: Shell::new(limits.clone()),
+            limits,
+            shutdown_timeout: config.server.shutdown_timeout,
+            stop,
+        })
+    }
+
+    /// Every route, with authentication and limits around it, to be served by [`Server::run`] or mounted elsewhere.
+    ///
+    /// Wrong tokens are counted by the address that axum's `ConnectInfo<SocketAddr>` names; without that by all clients
+    /// together.
+    #[must_use]
+    pub fn router(&self) -> Router {
+        measure::requests(self.shell.around(self.routes.clone(), Arc::clone(&self.guard)), self.metrics.clone())
+    }
+
+    /// The tokens that the router knows.
+    #[must_use]
+    pub fn tokens(&self) -> &Tokens {
+        &self.tokens
+    }
+
+    /// The manager, for a program that also compacts by itself.
+    #[must_use]
+    pub fn manager(&self) -> &Arc<CompactionManager> {
+        &self.manager
+    }
+
+    /// Stops this server from elsewhere.
+    #[must_use]
+    pub fn handle(&self) -> ServerHandle {
+        ServerHandle { stop: self.stop.clone() }
+    }
+
+    pub(crate) fn stop_token(&self) -> CancellationToken {
+        self.stop.clone()
+    }
+
+    /// Serves until the handle says stop, then stops: no new connections, no new jobs; requests are answered, jobs end at
+    /// their next safe point, event streams end. What is not done within `server.shutdown_timeout_seconds` is abandoned.
+    ///
+    /// # Errors
+    /// When the state database cannot be read; nothing runs then.
+    pub async fn run(self, listener: TcpListener) -> Result<ShutdownReport, StateError> {
+        self.start().await?;
+        let mut connections = accept::accept(listener, self.router(), self.limits.clone(), self.stop.clone()).await;
+        let begun = Instant::now();
+        let requests = async {
+            if connections.finish(begun + self.shutdown_timeout).await {
+                return 0;
+            }
+            let abandoned = self.shell.in_flight();
+            connections.cut().await;
+            abandoned
+        };
+        let (requests_abandoned, jobs_abandoned) = tokio::join!(requests, self.stop_jobs());
+        let report = ShutdownReport { duration: begun.elapsed(), requests_abandoned, jobs_abandoned };
+        report.log();
+        Ok(report)
+    }
+
+    /// Stops what runs behind the router, for a program that serves the router itself.
+    pub async fn stop(self) -> ShutdownReport {
+        let begun = Instant::now();
+        self.stop.cancel();
+        let jobs_abandoned = self.stop_jobs().await;
+        let report = ShutdownReport { duration: begun.elapsed(), requests_abandoned: 0, jobs_abandoned };
+        report.log();
+        report
+    }
+
+    /// Starts what runs behind the router: [`Server::run`] does this by itself.
+    ///
+    /// # Errors
+    /// When the state database cannot be read.
+    pub async fn start(&self) -> Result<(), StateError> {
+        if let Some(at) = self.manager.history().totals().await?.last_success_at {
+            #[allow(clippy::cast_precision_loss, reason = "seconds since 1970 fit")]
+            self.metrics.last_success(at.timestamp() as f64);
+        }
+        self.scheduler.start().await
+    }
+
+    /// The scheduler, for a program that also starts cycles by itself.
+    #[must_use]
+    pub fn scheduler(&self) -> &Arc<CompactionScheduler> {
+        &self.scheduler
+    }
+
+    async fn stop_jobs(&self) -> Vec<String> {
+        self.scheduler.stop(self.shutdown_timeout).await.abandoned_jobs
+    }
+}
+
+/// What readiness and metrics ask about the work of the moment.
+fn look_at_work(manager: &Arc<CompactionManager>, scheduler: &Arc<CompactionScheduler>) -> LookAtWork {
+    let (manager, scheduler) = (Arc::clone(manager), Arc::clone(scheduler));
+    Arc::new(move || Work {
+        scheduler: if !scheduler.is_enabled() {
+            SchedulerState::Disabled
+        } else if scheduler.is_paused() {
+            SchedulerState::Paused
+        } else if scheduler.is_running() {
+            SchedulerState::Running
+        } else {
+            SchedulerState::Dead
+        },
+        cycle_running: manager.running_cycle().is_some(),
+        active_jobs: manager.active_jobs().len(),
+        backlog: manager.backlog(),
+    })
+}

@@ -1,0 +1,199 @@
+//! Who may do what, asked of the real server.
+
+use crate::support::served::{Reply, TOKEN};
+use crate::support::{Arc, Run};
+
+const STATUS: &str = "/api/compaction/status";
+const PAUSE: &str = "/api/compaction/pause";
+
+fn assert_refused(reply: &Reply, status: u16, kind: &str) {
+    assert_eq!(reply.status, status, "{reply:?}");
+    let body = reply.json();
+    assert_eq!(body["error"], kind, "{reply:?}");
+    assert!(body["detail"].as_str().is_some_and(|detail| !detail.is_empty()), "{reply:?}");
+    assert!(reply.header("x-request-id").is_some(), "{reply:?}");
+}
+
+fn create(arc: &Arc, name: &str, role: &str) -> String {
+    let run = Run::of(&mut arc.command(&["token", "create", "--name", name, "--role", role]));
+    assert_eq!(run.code, 0, "{run:#?}");
+    run.stdout.trim().to_owned()
+}
+
+#[test]
+fn without_a_token_exactly_the_allowed_paths_and_the_shell_of_the_dashboard_answer() {
+    let arc = Arc::new();
+    let server = arc.serve();
+    for path in ["/health", "/ready"] {
+        assert!([200, 503].contains(&server.send("GET", path, &[], "").status), "{path}");
+    }
+    assert_ne!(server.send("GET", "/", &[], "").status, 401);
+    for path in [
+        STATUS,
+        "/metrics",
+        "/openapi.json",
+        "/nothing",
+        "/health/",
+        "//health",
+        "/HEALTH",
+        "/%68ealth",
+        "/health/..",
+        "/health/../metrics",
+        "/ready%2f",
+        "//",
+        "/./",
+    ] {
+        let reply = server.send("GET", path, &[], "");
+        assert_refused(&reply, 401, "unauthorized");
+        assert_eq!(reply.header("www-authenticate"), Some("Bearer"), "{path}");
+    }
+    assert_refused(&server.send("POST", "/", &[], ""), 401, "unauthorized");
+    assert_refused(&server.send("POST", "/api/compaction/trigger", &[], "{}"), 401, "unauthorized");
+}
+
+#[test]
+fn the_allowlist_is_configurable_and_empty_means_that_nothing_is_public() {
+    let arc = Arc::new();
+    let closed = arc.serve_with(&[("DEFAULT_API_TOKEN", TOKEN), ("AUTH_ALLOWLIST", "")]);
+    assert_eq!(closed.send("GET", "/health", &[], "").status, 401);
+    drop(closed);
+    let open = arc.serve_with(&[("DEFAULT_API_TOKEN", TOKEN), ("AUTH_ALLOWLIST", STATUS)]);
+    assert_eq!(open.send("GET", STATUS, &[], "").status, 200);
+    assert_eq!(open.send("GET", "/health", &[], "").status, 401);
+}
+
+#[test]
+fn a_token_may_come_in_either_header_and_must_be_right() {
+    let arc = Arc::new();
+    let server = arc.serve();
+    let bearer = format!("Bearer {TOKEN}");
+    for header in
+        [("x-api-key", TOKEN), ("authorization", &bearer), ("Authorization", &bearer.replace("Bearer", "bEARER"))]
+    {
+        assert_eq!(server.send("GET", STATUS, &[header], "").status, 200, "{header:?}");
+    }
+    let basic = format!("Basic {TOKEN}");
+    let cut = &TOKEN[1..];
+    for header in [("x-api-key", cut), ("x-api-key", ""), ("authorization", "Bearer "), ("authorization", &basic)] {
+        let reply = server.send("GET", STATUS, &[header], "");
+        assert_refused(&reply, 401, "unauthorized");
+        assert!(reply.header("www-authenticate").is_some_and(|value| value.starts_with("Bearer")), "{header:?}");
+        assert!(!reply.text.contains(cut), "{reply:?}");
+    }
+}
+
+#[test]
+fn a_read_token_may_look_and_an_admin_token_may_do_everything() {
+    let arc = Arc::new();
+    let server = arc.serve();
+    let (read, admin) = (create(&arc, "grafana", "read"), create(&arc, "deploy", "admin"));
+    for method in ["GET", "HEAD"] {
+        assert_eq!(server.with_token(&read, method, STATUS, "").status, 200, "{method}");
+    }
+    for (method, path) in [("POST", PAUSE), ("POST", "/api/compaction/trigger"), ("DELETE", "/api/compaction/jobs/x")] {
+        let reply = server.with_token(&read, method, path, "");
+        assert_refused(&reply, 403, "forbidden");
+        assert!(reply.json()["detail"].as_str().unwrap().contains("grafana"), "{reply:?}");
+    }
+    assert!((200..300).contains(&server.with_token(&admin, "POST", PAUSE, "").status));
+}
+
+#[test]
+fn a_token_that_another_process_revokes_stops_working_with_the_next_request() {
+    let arc = Arc::new();
+    let server = arc.serve();
+    let token = create(&arc, "ci", "read");
+    assert_eq!(server.with_token(&token, "GET", STATUS, "").status, 200);
+    assert_eq!(Run::of(&mut arc.command(&["token", "revoke", "ci"])).code, 0);
+    assert_refused(&server.with_token(&token, "GET", STATUS, ""), 401, "unauthorized");
+}
+
+#[test]
+fn after_some_wrong_tokens_an_address_has_to_wait_whatever_it_sends() {
+    let arc = Arc::new();
+    let mut server = arc.serve();
+    for _ in 0..arc::auth::throttle::BURST {
+        assert_refused(&server.with_token("arc_guessed", "GET", STATUS, ""), 401, "unauthorized");
+    }
+    let reply = server.get(STATUS);
+    assert_refused(&reply, 429, "too_many_requests");
+    let wait: u64 = reply.header("retry-after").unwrap().parse().unwrap();
+    assert!((1..=arc::auth::throttle::REFILL.as_secs()).contains(&wait), "{wait}");
+    assert_eq!(server.send("GET", "/health", &[], "").status, 200, "what needs no token is not affected");
+    let line = server.wait_for("A request with a wrong token was refused");
+    assert!(!line.contains("arc_guessed"), "{line}");
+}
+
+#[test]
+fn requests_without_a_token_are_no_guesses() {
+    let arc = Arc::new();
+    let server = arc.serve();
+    for _ in 0..arc::auth::throttle::BURST * 2 {
+        assert_eq!(server.send("GET", STATUS, &[], "").status, 401);
+    }
+    assert_eq!(server.get(STATUS).status, 200);
+}
+
+#[test]
+fn the_first_start_shows_one_admin_token_once_and_keeps_it_out_of_the_log() {
+    let arc = Arc::new();
+    let log = arc.dir().join("arc.log");
+    let environment = [("LOG_FILE", log.to_str().unwrap())];
+    let mut server = arc.serve_with(&environment);
+    let token = server.wait_for("arc_").trim().to_owned();
+    assert!((200..300).contains(&server.with_token(&token, "POST", PAUSE, "").status));
+    server.signal("TERM");
+    assert_eq!(server.end().0, Some(0));
+    let server = arc.serve_with(&environment);
+    assert_eq!(server.with_token(&token, "GET", STATUS, "").status, 200);
+    server.signal("TERM");
+    let (_, said) = server.end();
+    assert!(!said.iter().any(|line| line.contains("arc_")), "{said:#?}");
+    for (path, _) in crate::support::tree(arc.dir()) {
+        let bytes = std::fs::read(&path).unwrap();
+        let shown = bytes.windows(token.len()).any(|window| window == token.as_bytes());
+        assert!(!shown, "the token stands in {}", path.display());
+    }
+}
+
+#[test]
+fn without_authentication_everything_is_open_and_a_warning_says_so_if_others_can_reach_it() {
+    let arc = Arc::new();
+    let mut server = arc.serve_with(&[("AUTH_ENABLED", "false"), ("ARC_HOST", "0.0.0.0")]);
+    server.address = server.address.replace("0.0.0.0", "127.0.0.1");
+    assert_eq!(server.send("GET", STATUS, &[], "").status, 200);
+    assert!((200..300).contains(&server.send("POST", PAUSE, &[], "").status));
+    let line = server.wait_for("Authentication is off");
+    assert!(line.contains("\"WARN\""), "{line}");
+    server.signal("TERM");
+    let (_, said) = server.end();
+    assert!(!said.iter().any(|line| line.contains("arc_")), "no token is made that nobody needs: {said:#?}");
+    let server = arc.serve_with(&[("AUTH_ENABLED", "false")]);
+    assert_eq!(server.send("GET", STATUS, &[], "").status, 200);
+    server.signal("TERM");
+    assert!(!server.end().1.iter().any(|line| line.contains("Authentication is off")));
+}
+
+#[test]
+fn tokens_are_made_listed_and_revoked_on_the_command_line() {
+    let arc = Arc::new();
+    let run = |arguments: &[&str]| Run::of(&mut arc.command(&[&["token"], arguments].concat()));
+    let made = run(&["create", "--name", "a", "--role", "admin", "--json"]).json();
+    assert!(made["token"].as_str().unwrap().starts_with("arc_"));
+    assert_eq!((made["name"].as_str(), made["role"].as_str()), (Some("a"), Some("admin")));
+    assert!(made["created_at"].as_str().unwrap().ends_with('Z'));
+    let token = create(&arc, "b", "read");
+    let taken = run(&["create", "--name", "b"]);
+    assert!(taken.code == 1 && taken.stderr.contains("there is a token named \"b\""), "{taken:#?}");
+    assert_eq!(run(&["create", "--name", "no spaces"]).code, 1);
+    assert_eq!(run(&["create", "--name", "c", "--role", "king"]).code, 2);
+    let listed = run(&["list", "--json"]);
+    let roles: Vec<_> = listed.json()["tokens"].as_array().unwrap().iter().map(|t| t["role"].clone()).collect();
+    assert_eq!(roles, ["admin", "read"]);
+    let text = run(&["list"]).stdout;
+    assert_eq!(text.lines().count(), 2);
+    assert!(!text.contains(&token) && !listed.stdout.contains(&token));
+    assert_eq!(run(&["revoke", "a", "--json"]).json()["revoked"], "a");
+    let unknown = run(&["revoke", "a"]);
+    assert!(unknown.code == 1 && unknown.stderr.contains("there is no token named \"a\""), "{unknown:#?}");
+}
