@@ -3,14 +3,24 @@
 
 use std::sync::Arc;
 
+use axum::Router;
+use tokio::sync::broadcast;
+use tokio_util::sync::CancellationToken;
+
+use crate::api::{self, AppParts, AppState, MAX_WAITING_EVENTS, StorageInfo};
+use crate::auth::Tokens;
 use crate::clock::SystemClock;
-use crate::compaction::events::EventSink;
+use crate::compaction::events::{Event, EventSink};
+use crate::compaction::quarantine::Quarantine;
 use crate::compaction::settings::Isolation;
 use crate::compaction::{CompactionManager, Components};
 use crate::config::{Backend, Config};
 use crate::lock::CompactionLock;
 use crate::merge::resources::{detect, job_limits};
 use crate::merge::{DuckDbEngine, MergeEngine, SubprocessEngine, SubprocessSettings};
+use crate::metrics::Metrics;
+use crate::monitoring::{JobMetrics, LookAtWork, Readiness, ReadinessParts, SchedulerState, Scrape, Work};
+use crate::scheduler::CompactionScheduler;
 use crate::state::{StateDb, StateError};
 use crate::storage::{Storage, StorageError};
 
@@ -37,13 +47,12 @@ pub fn open_state(config: &Config) -> Result<StateDb, BuildError> {
     Ok(StateDb::open(&config.state.db_path)?)
 }
 
-/// Wires a manager, with a handle to the state database of its own.
+/// Wires a manager.
 pub fn build_manager(config: &Config, events: EventSink) -> Result<CompactionManager, BuildError> {
     manager_over(config, open_storage(config)?, open_state(config)?, events)
 }
 
-/// Wires a manager over these.
-pub(super) fn manager_over(
+fn manager_over(
     config: &Config,
     storage: Storage,
     state: StateDb,
@@ -70,4 +79,74 @@ pub(super) fn manager_over(
         seed: fastrand::u64(..),
     };
     Ok(CompactionManager::new(components, settings))
+}
+
+/// The parts of a server, wired, and nothing of them started.
+pub(super) struct Parts {
+    pub manager: Arc<CompactionManager>,
+    pub scheduler: Arc<CompactionScheduler>,
+    pub tokens: Tokens,
+    pub metrics: Metrics,
+    /// The routes of the API. They end their streams when `stopping` is cancelled.
+    pub routes: Router,
+}
+
+/// Wires the parts of a server.
+pub(super) fn build_server(config: &Config, stopping: CancellationToken) -> Result<Parts, BuildError> {
+    let metrics = Metrics::new();
+    let storage = open_storage(config)?.metered(metrics.clone());
+    let state = open_state(config)?;
+    let (sender, _) = broadcast::channel(MAX_WAITING_EVENTS);
+    let manager = manager_over(config, storage.clone(), state.clone(), events(&metrics, sender.clone()))?;
+    let manager = Arc::new(manager);
+    let scheduler = Arc::new(CompactionScheduler::new(Arc::clone(&manager), state.clone(), config.scheduler()));
+    let (clock, work) = (Arc::new(SystemClock), look_at(&manager, &scheduler));
+    let readiness = Readiness::new(ReadinessParts {
+        storage,
+        state: state.clone(),
+        clock: clock.clone(),
+        schedules: config.scheduler().schedules,
+        timezone: config.timezone,
+        work: Arc::clone(&work),
+    });
+    let routes = api::router(AppState::new(AppParts {
+        manager: Arc::clone(&manager),
+        scheduler: Arc::clone(&scheduler),
+        quarantine: Quarantine::new(state.clone()),
+        events: sender,
+        storage_info: StorageInfo::new(config.storage.backend.as_str()),
+        readiness,
+        scrape: Scrape::new(metrics.clone(), clock, state.clone(), work),
+        stopping,
+    }));
+    let tokens = Tokens::new(state, config.auth.default_token.clone());
+    Ok(Parts { manager, scheduler, tokens, metrics, routes })
+}
+
+/// Everyone who wants to know what happens: the metrics, and the followers of the event stream.
+fn events(metrics: &Metrics, sender: broadcast::Sender<Event>) -> EventSink {
+    let counted = JobMetrics::new(metrics.clone());
+    EventSink::new(move |event| {
+        counted.notice(&event);
+        // Without followers there is nobody to tell.
+        let _ = sender.send(event);
+    })
+}
+
+fn look_at(manager: &Arc<CompactionManager>, scheduler: &Arc<CompactionScheduler>) -> LookAtWork {
+    let (manager, scheduler) = (Arc::clone(manager), Arc::clone(scheduler));
+    Arc::new(move || Work {
+        scheduler: if !scheduler.is_enabled() {
+            SchedulerState::Disabled
+        } else if scheduler.is_paused() {
+            SchedulerState::Paused
+        } else if scheduler.is_running() {
+            SchedulerState::Running
+        } else {
+            SchedulerState::Dead
+        },
+        cycle_running: manager.running_cycle().is_some(),
+        active_jobs: manager.active_jobs().len(),
+        backlog: manager.backlog(),
+    })
 }

@@ -19,7 +19,6 @@ mod connection;
 mod errors;
 mod limits;
 mod listen;
-mod measure;
 mod request_id;
 mod shell;
 mod shutdown;
@@ -37,22 +36,17 @@ use std::time::Duration;
 
 use axum::Router;
 use tokio::net::TcpListener;
-use tokio::sync::broadcast;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use self::build::manager_over;
+use self::build::{Parts, build_server};
 use self::limits::Limits;
 use self::shell::Shell;
-use crate::api::{AppParts, AppState, MAX_WAITING_EVENTS, StorageInfo};
 use crate::auth::{Guard, Tokens};
 use crate::compaction::CompactionManager;
-use crate::compaction::events::EventSink;
-use crate::compaction::quarantine::Quarantine;
 use crate::config::Config;
 use crate::metrics::Metrics;
-use crate::monitoring::{JobMetrics, LookAtWork, Readiness, ReadinessParts, SchedulerState, Scrape, Work};
 use crate::scheduler::CompactionScheduler;
 use crate::state::StateError;
 
@@ -106,40 +100,8 @@ impl Server {
     /// # Errors
     /// Storage or state that cannot be opened.
     pub fn new(config: &Config) -> Result<Self, BuildError> {
-        let metrics = Metrics::new();
-        let state = open_state(config)?;
-        let storage = open_storage(config)?.metered(metrics.clone());
-        let (events, _) = broadcast::channel(MAX_WAITING_EVENTS);
-        let sink = {
-            let (jobs, followers) = (JobMetrics::new(metrics.clone()), events.clone());
-            EventSink::new(move |event| {
-                jobs.notice(&event);
-                // Nobody may be following.
-                let _ = followers.send(event);
-            })
-        };
-        let manager = Arc::new(manager_over(config, storage, state.clone(), sink)?);
-        let scheduler = Arc::new(CompactionScheduler::new(Arc::clone(&manager), state.clone(), config.scheduler()));
-        let tokens = Tokens::new(state.clone(), config.auth.default_token.clone());
         let stop = CancellationToken::new();
-        let work = look_at_work(&manager, &scheduler);
-        let routes = crate::api::router(AppState::new(AppParts {
-            manager: Arc::clone(&manager),
-            scheduler: Arc::clone(&scheduler),
-            quarantine: Quarantine::new(state.clone()),
-            events,
-            storage_info: StorageInfo::new(config.storage.backend.as_str()),
-            readiness: Readiness::new(ReadinessParts {
-                storage: manager.storage().clone(),
-                state: state.clone(),
-                clock: Arc::clone(manager.clock()),
-                schedules: config.scheduler().schedules,
-                timezone: config.timezone,
-                work: Arc::clone(&work),
-            }),
-            scrape: Scrape::new(metrics.clone(), Arc::clone(manager.clock()), state, work),
-            stopping: stop.clone(),
-        }));
+        let Parts { manager, scheduler, tokens, metrics, routes } = build_server(config, stop.clone())?;
         let limits = Limits::default();
         if !config.auth.enabled && !listen::is_loopback(&config.server.host) {
             warn!(target: "api", host = config.server.host,
@@ -149,11 +111,11 @@ impl Server {
         Ok(Self {
             manager,
             scheduler,
-            metrics,
             guard: Guard::new(&config.auth, tokens.clone()),
             tokens,
             routes,
-            shell: Shell::new(limits.clone()),
+            shell: Shell::new(limits.clone(), metrics.clone()),
+            metrics,
             limits,
             shutdown_timeout: config.server.shutdown_timeout,
             stop,
@@ -164,9 +126,8 @@ impl Server {
     ///
     /// Wrong tokens are counted by the address that axum's `ConnectInfo<SocketAddr>` names; without that by all clients
     /// together.
-    #[must_use]
     pub fn router(&self) -> Router {
-        measure::requests(self.shell.around(self.routes.clone(), Arc::clone(&self.guard)), self.metrics.clone())
+        self.shell.around(self.routes.clone(), Arc::clone(&self.guard))
     }
 
     /// The tokens that the router knows.
@@ -195,7 +156,7 @@ impl Server {
     /// their next safe point, event streams end. What is not done within `server.shutdown_timeout_seconds` is abandoned.
     ///
     /// # Errors
-    /// When the state database cannot be read; nothing runs then.
+    /// When the state database cannot be read at the start: then nothing was served.
     pub async fn run(self, listener: TcpListener) -> Result<ShutdownReport, StateError> {
         self.start().await?;
         let mut connections = accept::accept(listener, self.router(), self.limits.clone(), self.stop.clone()).await;
@@ -224,10 +185,10 @@ impl Server {
         report
     }
 
-    /// Starts what runs behind the router: [`Server::run`] does this by itself.
+    /// Starts what runs behind the router, the scheduler. [`Server::run`] does this by itself.
     ///
     /// # Errors
-    /// When the state database cannot be read.
+    /// When the state database cannot be read: it says whether compaction is paused.
     pub async fn start(&self) -> Result<(), StateError> {
         if let Some(at) = self.manager.history().totals().await?.last_success_at {
             #[allow(clippy::cast_precision_loss, reason = "seconds since 1970 fit")]
@@ -236,32 +197,8 @@ impl Server {
         self.scheduler.start().await
     }
 
-    /// The scheduler, for a program that also starts cycles by itself.
-    #[must_use]
-    pub fn scheduler(&self) -> &Arc<CompactionScheduler> {
-        &self.scheduler
-    }
-
+    /// Ends the scheduler and the cycle that runs; the jobs that did not end in time.
     async fn stop_jobs(&self) -> Vec<String> {
         self.scheduler.stop(self.shutdown_timeout).await.abandoned_jobs
     }
-}
-
-/// What readiness and metrics ask about the work of the moment.
-fn look_at_work(manager: &Arc<CompactionManager>, scheduler: &Arc<CompactionScheduler>) -> LookAtWork {
-    let (manager, scheduler) = (Arc::clone(manager), Arc::clone(scheduler));
-    Arc::new(move || Work {
-        scheduler: if !scheduler.is_enabled() {
-            SchedulerState::Disabled
-        } else if scheduler.is_paused() {
-            SchedulerState::Paused
-        } else if scheduler.is_running() {
-            SchedulerState::Running
-        } else {
-            SchedulerState::Dead
-        },
-        cycle_running: manager.running_cycle().is_some(),
-        active_jobs: manager.active_jobs().len(),
-        backlog: manager.backlog(),
-    })
 }

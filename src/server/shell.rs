@@ -1,8 +1,8 @@
 //! What lies around the routes: every request passes these layers, from the outside in.
 //!
 //! ```text
-//! request id ─> error bodies ─> panics ─> room ─> time ─> token ─> body ─> route
-//!                                 500     503     503   401 403 429  408 413
+//! count ─> request id ─> error bodies ─> panics ─> room ─> time ─> token ─> body ─> route
+//!                                          500     503     503   401 403 429  408 413
 //! ```
 //!
 //! What must hold: a request without a token costs next to nothing, so its body is not read. No panic and no slow handler
@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use axum::body::{Body, to_bytes};
-use axum::extract::{Request, State};
+use axum::extract::{MatchedPath, Request, State};
 use axum::http::{Method, StatusCode, header};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::Response;
@@ -21,13 +21,14 @@ use axum::{Router, http};
 use futures::FutureExt;
 use http_body_util::LengthLimitError;
 use tokio::sync::Semaphore;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tracing::{error, warn};
 
 use super::limits::Limits;
 use super::{errors, request_id};
 use crate::auth::Guard;
 use crate::auth::layer::guard;
+use crate::metrics::Metrics;
 
 const LOG: &str = "api";
 
@@ -38,14 +39,15 @@ const ALWAYS_ROOM: &str = "/health";
 #[derive(Debug)]
 pub(super) struct Shell {
     limits: Limits,
+    metrics: Metrics,
     room: Semaphore,
     in_flight: AtomicUsize,
 }
 
 impl Shell {
-    pub(super) fn new(limits: Limits) -> Arc<Self> {
+    pub(super) fn new(limits: Limits, metrics: Metrics) -> Arc<Self> {
         let room = Semaphore::new(limits.requests);
-        Arc::new(Self { limits, room, in_flight: AtomicUsize::new(0) })
+        Arc::new(Self { limits, metrics, room, in_flight: AtomicUsize::new(0) })
     }
 
     /// Requests whose answer has not begun.
@@ -63,7 +65,19 @@ impl Shell {
             .layer(from_fn(panics))
             .layer(from_fn(errors::complete))
             .layer(from_fn(request_id::give))
+            .layer(from_fn_with_state(Arc::clone(self), count))
     }
+}
+
+/// Counts answers by route, and how long they took, after the fact.
+async fn count(State(shell): State<Arc<Shell>>, request: Request, next: Next) -> Response {
+    let begun = Instant::now();
+    let method = request.method().clone();
+    let route = request.extensions().get::<MatchedPath>().cloned();
+    let response = next.run(request).await;
+    let route = route.as_ref().map_or("unmatched", MatchedPath::as_str);
+    shell.metrics.http_request(method.as_str(), route, response.status().as_u16(), begun.elapsed());
+    response
 }
 
 /// Reads the body before the handler runs, so that one place knows how much and how long. Requests that only look have

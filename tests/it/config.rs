@@ -524,10 +524,10 @@ measurement = '*'
 schedule = '5 * * * *'
 ";
     let config = Setup::new(text).load().unwrap();
-    let scheduler = config.scheduler();
-    let schedules: Vec<&str> = scheduler.schedules.iter().map(Schedule::as_str).collect();
+    let settings = config.scheduler();
+    let schedules: Vec<&str> = settings.schedules.iter().map(Schedule::as_str).collect();
     assert_eq!(schedules, ["5 * * * *", "*/15 * * * *"]);
-    assert_eq!((scheduler.enabled, scheduler.timezone.name()), (true, "Asia/Kolkata"));
+    assert_eq!((settings.enabled, settings.timezone.name()), (true, "Asia/Kolkata"));
     assert_eq!(config.compaction.schedule_of("staging", "mem"), "*/15 * * * *");
     assert_eq!(config.compaction.schedule_of("prod", "cpu"), "5 * * * *");
     let (time, schedule) = config.next_run("2025-10-08T15:40:00Z".parse().unwrap()).unwrap();

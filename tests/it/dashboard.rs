@@ -71,7 +71,7 @@ fn usual(path: &str) -> Value {
 
 /// The page as delivered, followed by `script`, which the page's own policy allows.
 async fn page_with(script: &'static str) -> Response {
-    let (parts, body) = dashboard::page().await.into_parts();
+    let (parts, body) = dashboard::page().into_parts();
     let page = String::from_utf8(to_bytes(body, usize::MAX).await.unwrap().to_vec()).unwrap();
     let policy = parts.headers[header::CONTENT_SECURITY_POLICY].to_str().unwrap().to_owned();
     let nonce = policy.split("script-src 'nonce-").nth(1).unwrap().split('\'').next().unwrap();

@@ -52,7 +52,7 @@ impl Server {
     /// Another one on the same data and state.
     fn beside(arc: &Shared<Arc>, state: &StateDb, clock: &Shared<TokioClock>, seed: u64) -> Self {
         let config = Config::load(&Input { file: Some(arc.config_file()), ..Input::default() }).unwrap();
-        let scheduled = config.scheduler();
+        let when = config.scheduler();
         let settings = CompactionSettings {
             isolation: Isolation::InProcess,
             temp_dir: arc.temp().join(seed.to_string()),
@@ -76,7 +76,7 @@ impl Server {
             seed,
         };
         let manager = Shared::new(CompactionManager::new(components, settings));
-        let scheduler = CompactionScheduler::new(Shared::clone(&manager), state.clone(), scheduled);
+        let scheduler = CompactionScheduler::new(Shared::clone(&manager), state.clone(), when);
         Self {
             arc: Shared::clone(arc),
             state: state.clone(),
