@@ -82,6 +82,7 @@ async fn page_with(script: &'static str) -> Response {
 /// The document after some (virtual) seconds. `None`: no browser.
 fn dom(script: &'static str, answers: Answers) -> Option<String> {
     let browser = browser().or_else(|| {
+        #[allow(clippy::print_stderr, reason = "a skipped test must be seen")]
         eprintln!("skipped: there is no Chromium on this machine");
         None
     })?;

@@ -22,7 +22,7 @@ use crate::support::time::TokioClock;
 use crate::support::{Arc, PARTITION};
 
 const LOGGER: &str = "storage.compaction_scheduler";
-const GRACE: Duration = Duration::from_secs(60);
+const GRACE: Duration = Duration::from_mins(1);
 
 /// A server's worth of compaction. The clock begins at half past three, and the schedule is the default one.
 struct Server {
