@@ -41,7 +41,7 @@ fn the_calls_of_the_readme_work_as_written() {
     let text = readme();
     let block = text.split("export ARC_TOKEN").nth(1).unwrap().split("```").next().unwrap();
     let (_, calls) = block.split_once('\n').unwrap();
-    let arc = Arc::new();
+    let arc = Arc::with("min_files = 2\nschedule = '0 0 1 1 *'");
     arc.write_telemetry(&PARTITION.replacen("db", "prod", 1), 3, 10);
     let served = arc.serve();
     let calls = calls.replace("http://127.0.0.1:8000", &format!("http://{}", served.address));
