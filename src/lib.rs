@@ -5,10 +5,11 @@
 //!
 //! ```text
 //! main ─> cli ───────────────> server            composition root: configuration in, wired parts out
-//!          │  compact plan        │
-//!          │  demo config         ├─> config      file, environment, flags; every problem at once
-//!          │  (merge_worker)      ├─> telemetry   log lines
-//!          │                      ├─> scheduler   schedules: when a cycle starts
+//!          │  serve compact plan  ├─> config      file, environment, flags; every problem at once
+//!          │  jobs locks token    ├─> telemetry   log lines
+//!          │  quarantine demo     ├─> auth        tokens: who may ask
+//!          │  config              ├─> api ──────> monitoring   ready or not, and numbers ──> metrics
+//!          │  (merge_worker)      ├─> scheduler   schedules: when a cycle starts
 //!          v                      v
 //!        compaction  ── what to merge, how a job goes, the commit protocol, what readers see
 //!          │      │       │
@@ -19,7 +20,7 @@
 //! ```
 //!
 //! Imports point downwards only; `tests/it/architecture.rs` checks it. `storage`, `lock` and `merge` do not know each other.
-//! `partition`, `clock`, `schedule` and `state` know nobody. Only `server`, `cli` and tests name concrete adapters.
+//! `partition`, `clock`, `schedule`, `state` and `metrics` know nobody. Only `server`, `cli` and tests name concrete adapters.
 //!
 //! # Where to look
 //!
@@ -28,6 +29,7 @@
 //! - How files are merged and proven: [`merge`].
 //! - Which files count, for a reader: [`compaction::snapshot`].
 //! - What storage promises: [`storage`]. What a lease promises: [`lock`].
+//! - When a cycle starts: [`scheduler`]. What clients can ask: [`api`], all routes on one page. Limits and shutdown: [`server`].
 //! - Every setting: [`config`], one table.
 //!
 //! # Words
@@ -39,6 +41,8 @@
 //! for a while. A *slice* is a range of time that is merged on its own.
 //!
 //! # Embedding
+//!
+//! [`Server`] is the whole service, to be mounted into another axum application (`examples/embed.rs`). Only to compact:
 //!
 //! ```no_run
 //! # use arc::{config::{Config, Input}, compaction::{Scope, events::EventSink}, server::build_manager};

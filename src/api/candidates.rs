@@ -4,6 +4,8 @@
 //! paths, so memory is that of a page, whatever the size of storage, and a client that follows the cursors sees every
 //! place that was there all along exactly once.
 
+#![allow(clippy::struct_field_names, reason = "the names of the fields are part of the API")]
+
 use std::collections::BTreeMap;
 
 use axum::Json;

@@ -1,5 +1,7 @@
 //! Starting a cycle, and letting jobs start or not.
 
+#![allow(clippy::struct_field_names, reason = "the names of the fields are part of the API")]
+
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;

@@ -14,7 +14,8 @@ const PAGE: &str = include_str!("dashboard.html");
 const NONCE: &str = "{{nonce}}";
 
 /// `GET /`.
-pub async fn page() -> Response {
+#[must_use]
+pub fn page() -> Response {
     let nonce = nonce();
     let policy = format!(
         "default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; connect-src 'self'; img-src data:; \
@@ -64,7 +65,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_policy_allows_this_answers_own_script_and_style_only() {
-        let policies: Vec<String> = [page().await, page().await]
+        let policies: Vec<String> = [page(), page()]
             .iter()
             .map(|answer| answer.headers()[header::CONTENT_SECURITY_POLICY].to_str().unwrap().to_owned())
             .collect();

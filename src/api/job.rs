@@ -1,5 +1,7 @@
 //! JOB: the one shape in which a job is shown, live or past.
 
+#![allow(clippy::struct_field_names, reason = "the names of the fields are part of the API")]
+
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use utoipa::ToSchema;

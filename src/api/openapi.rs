@@ -1,4 +1,4 @@
-//! The OpenAPI 3.1 document, generated from the handlers and the types that they answer with.
+//! The `OpenAPI` 3.1 document, generated from the handlers and the types that they answer with.
 //!
 //! A handler documents what is its own. What every route has in common (the errors, which of them need which token) is
 //! added here once.

@@ -81,7 +81,7 @@ pub async fn metrics(State(app): State<AppState>) -> Response {
 #[utoipa::path(get, path = "/", tag = "service", security(()),
     responses((status = 200, description = "A page that asks for a token and shows what the API says", body = String, content_type = "text/html; charset=utf-8")))]
 pub async fn dashboard() -> Response {
-    super::dashboard::page().await
+    super::dashboard::page()
 }
 
 /// This document

@@ -91,6 +91,16 @@ pub enum Backend {
     Local,
 }
 
+impl Backend {
+    /// The name that the configuration has for it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Local => "local",
+        }
+    }
+}
+
 /// Storage in a folder.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LocalStorageSettings {

@@ -93,10 +93,10 @@ mod tests {
 
     #[test]
     fn names_of_later_versions_say_so() {
-        for name in ["server", "auth.enabled", "storage.s3.bucket", "compaction.lock_backend"] {
+        for name in ["storage.s3.bucket", "storage.azure", "compaction.lock_backend"] {
             assert_eq!(unknown_key(name), "not supported by this version", "{name}");
         }
-        assert_ne!(unknown_key("serverless"), "not supported by this version");
+        assert_ne!(unknown_key("storage.s3s"), "not supported by this version");
         assert_eq!(unknown_variable("COMPACTION_LOCK_BACKEND"), "not supported by this version");
     }
 

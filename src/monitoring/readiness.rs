@@ -46,6 +46,12 @@ pub struct ReadinessParts {
     pub work: LookAtWork,
 }
 
+impl fmt::Debug for ReadinessParts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ReadinessParts").field("storage", &self.storage).finish_non_exhaustive()
+    }
+}
+
 /// Tells whether the service is ready. Clones share what they found out.
 #[derive(Clone)]
 pub struct Readiness(Arc<Inner>);

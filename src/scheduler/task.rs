@@ -159,14 +159,13 @@ impl Task {
         if next == self.announced {
             return;
         }
-        match &next {
-            Some(Next { at, schedules }) => {
-                let seconds = ((*at - now).num_milliseconds() + 500) / 1_000;
-                let names: Vec<&str> = schedules.iter().map(String::as_str).collect();
-                info!(target: LOG, next_run = %at.format("%FT%TZ"), wait_seconds = seconds, schedules = names.join("; "),
-                    "Next compaction scheduled for {} ({seconds}s from now)", at.format("%F %T"));
-            }
-            None => warn!(target: LOG, "No schedule ever fires again: compaction runs only when it is triggered"),
+        if let Some(Next { at, schedules }) = &next {
+            let seconds = ((*at - now).num_milliseconds() + 500) / 1_000;
+            let names: Vec<&str> = schedules.iter().map(String::as_str).collect();
+            info!(target: LOG, next_run = %at.format("%FT%TZ"), wait_seconds = seconds, schedules = names.join("; "),
+                "Next compaction scheduled for {} ({seconds}s from now)", at.format("%F %T"));
+        } else {
+            warn!(target: LOG, "No schedule ever fires again: compaction runs only when it is triggered");
         }
         self.announced = next;
     }

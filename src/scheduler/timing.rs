@@ -102,7 +102,7 @@ mod tests {
         format!("{}Z", text.replace(' ', "T")).parse().unwrap()
     }
 
-    fn timing(schedules: &[&str], zone: Tz, since: &str) -> Timing {
+    fn started(schedules: &[&str], zone: Tz, since: &str) -> Timing {
         Timing::new(schedules.iter().map(|s| Schedule::parse(s).unwrap()).collect(), zone, at(since))
     }
 
@@ -127,7 +127,7 @@ mod tests {
 
     #[test]
     fn a_tick_fires_at_the_first_look_at_or_after_it_and_once() {
-        let mut timing = timing(&["5 * * * *"], Tz::UTC, "2025-10-08 15:05:00");
+        let mut timing = started(&["5 * * * *"], Tz::UTC, "2025-10-08 15:05:00");
         assert_eq!(timing.next(at("2025-10-08 15:05:00")).unwrap().at, at("2025-10-08 16:05:00"));
         let times = ["2025-10-08 15:05:00", "2025-10-08 16:04:59.999", "2025-10-08 16:05:00", "2025-10-08 16:05:00.5"];
         assert_eq!(looks(&mut timing, &times), ["2025-10-08 16:05:00"]);
@@ -136,14 +136,14 @@ mod tests {
 
     #[test]
     fn ticks_that_were_slept_through_are_one() {
-        let mut timing = timing(&["5 * * * *"], Tz::UTC, "2025-10-08 15:00:00");
+        let mut timing = started(&["5 * * * *"], Tz::UTC, "2025-10-08 15:00:00");
         let times = ["2025-10-08 15:01:00", "2025-10-09 09:30:00", "2025-10-09 09:30:30", "2025-10-09 10:05:00"];
         assert_eq!(looks(&mut timing, &times), ["2025-10-09 09:30:00", "2025-10-09 10:05:00"]);
     }
 
     #[test]
     fn a_clock_set_back_by_seconds_does_not_fire_the_same_tick_twice() {
-        let mut timing = timing(&["5 * * * *"], Tz::UTC, "2025-10-08 16:00:00");
+        let mut timing = started(&["5 * * * *"], Tz::UTC, "2025-10-08 16:00:00");
         let times = ["2025-10-08 16:05:00", "2025-10-08 16:04:58", "2025-10-08 16:05:01", "2025-10-08 16:04:59"];
         assert_eq!(looks(&mut timing, &times), ["2025-10-08 16:05:00"]);
         assert_eq!(timing.next(at("2025-10-08 16:04:59")).unwrap().at, at("2025-10-08 17:05:00"));
@@ -152,21 +152,21 @@ mod tests {
 
     #[test]
     fn a_clock_set_back_by_a_year_goes_on_from_there() {
-        let mut timing = timing(&["5 * * * *"], Tz::UTC, "2026-10-08 16:00:00");
+        let mut timing = started(&["5 * * * *"], Tz::UTC, "2026-10-08 16:00:00");
         let times = ["2026-10-08 16:05:00", "2025-10-08 16:06:00", "2025-10-08 17:05:00", "2025-10-08 18:05:00"];
         assert_eq!(looks(&mut timing, &times), ["2026-10-08 16:05:00", "2025-10-08 17:05:00", "2025-10-08 18:05:00"]);
     }
 
     #[test]
     fn a_clock_that_jumped_ahead_and_is_set_right_fires_every_tick_that_comes() {
-        let mut timing = timing(&["5 * * * *"], Tz::UTC, "2025-10-08 16:00:00");
+        let mut timing = started(&["5 * * * *"], Tz::UTC, "2025-10-08 16:00:00");
         let times = ["2025-10-09 16:00:00", "2025-10-08 16:01:00", "2025-10-08 16:05:00", "2025-10-08 17:05:00"];
         assert_eq!(looks(&mut timing, &times), ["2025-10-09 16:00:00", "2025-10-08 16:05:00", "2025-10-08 17:05:00"]);
     }
 
     #[test]
     fn schedules_are_due_each_at_its_time_and_together_where_their_ticks_meet() {
-        let mut timing = timing(&["0 * * * *", "*/15 * * * *"], Tz::UTC, "2025-10-08 15:00:00");
+        let mut timing = started(&["0 * * * *", "*/15 * * * *"], Tz::UTC, "2025-10-08 15:00:00");
         let names = |names: &[&str]| names.iter().map(|s| (*s).to_owned()).collect::<BTreeSet<_>>();
         assert_eq!(timing.next(at("2025-10-08 15:00:00")).unwrap().schedules, names(&["*/15 * * * *"]));
         assert_eq!(timing.look(at("2025-10-08 15:15:00")), names(&["*/15 * * * *"]));
@@ -190,14 +190,14 @@ mod tests {
             ("0 3 * * *", 1, 1),
         ] {
             for ((from, until), ticks) in [(spring, in_spring), (autumn, in_autumn)] {
-                let mut timing = timing(&[schedule], Tz::Europe__Berlin, from);
+                let mut timing = started(&[schedule], Tz::Europe__Berlin, from);
                 assert_eq!(run(&mut timing, from, until).len(), ticks, "{schedule} from {from}");
             }
         }
         // 02:30 does not exist: it is made up when the gap is over. Twice: the first one counts.
-        let mut timing = self::timing(&["30 2 * * *"], Tz::Europe__Berlin, spring.0);
+        let mut timing = started(&["30 2 * * *"], Tz::Europe__Berlin, spring.0);
         assert_eq!(run(&mut timing, spring.0, spring.1), [at("2025-03-30 01:00:00")]);
-        let mut timing = self::timing(&["30 2 * * *"], Tz::Europe__Berlin, autumn.0);
+        let mut timing = started(&["30 2 * * *"], Tz::Europe__Berlin, autumn.0);
         assert_eq!(run(&mut timing, autumn.0, autumn.1), [at("2025-10-26 00:30:00")]);
     }
 
@@ -240,7 +240,7 @@ mod tests {
         ) {
             let parsed = Schedule::parse(&schedule).unwrap();
             let mut now = at(start);
-            let mut timing = timing(&[&schedule], zone, start);
+            let mut timing = started(&[&schedule], zone, start);
             // The oracle: the last tick that fired, found by walking from tick to tick.
             let mut last: Option<DateTime<Utc>> = None;
             for stretch in stretches {

@@ -114,9 +114,7 @@ pub(super) fn build_server(config: &Config, stopping: CancellationToken) -> Resu
         scheduler: Arc::clone(&scheduler),
         quarantine: Quarantine::new(state.clone()),
         events: sender,
-        storage_info: StorageInfo::new(match config.storage.backend {
-            Backend::Local => "local",
-        }),
+        storage_info: StorageInfo::new(config.storage.backend.as_str()),
         readiness,
         scrape: Scrape::new(metrics.clone(), clock, state.clone(), work),
         stopping,
@@ -138,11 +136,14 @@ fn events(metrics: &Metrics, sender: broadcast::Sender<Event>) -> EventSink {
 fn look_at(manager: &Arc<CompactionManager>, scheduler: &Arc<CompactionScheduler>) -> LookAtWork {
     let (manager, scheduler) = (Arc::clone(manager), Arc::clone(scheduler));
     Arc::new(move || Work {
-        scheduler: match () {
-            () if !scheduler.is_enabled() => SchedulerState::Disabled,
-            () if scheduler.is_paused() => SchedulerState::Paused,
-            () if scheduler.is_running() => SchedulerState::Running,
-            () => SchedulerState::Dead,
+        scheduler: if !scheduler.is_enabled() {
+            SchedulerState::Disabled
+        } else if scheduler.is_paused() {
+            SchedulerState::Paused
+        } else if scheduler.is_running() {
+            SchedulerState::Running
+        } else {
+            SchedulerState::Dead
         },
         cycle_running: manager.running_cycle().is_some(),
         active_jobs: manager.active_jobs().len(),

@@ -46,6 +46,7 @@ use self::shell::Shell;
 use crate::auth::{Guard, Tokens};
 use crate::compaction::CompactionManager;
 use crate::config::Config;
+use crate::metrics::Metrics;
 use crate::scheduler::CompactionScheduler;
 use crate::state::StateError;
 
@@ -59,6 +60,7 @@ use crate::state::StateError;
 pub struct Server {
     manager: Arc<CompactionManager>,
     scheduler: Arc<CompactionScheduler>,
+    metrics: Metrics,
     tokens: Tokens,
     routes: Router,
     shell: Arc<Shell>,
@@ -112,7 +114,8 @@ impl Server {
             guard: Guard::new(&config.auth, tokens.clone()),
             tokens,
             routes,
-            shell: Shell::new(limits.clone(), metrics),
+            shell: Shell::new(limits.clone(), metrics.clone()),
+            metrics,
             limits,
             shutdown_timeout: config.server.shutdown_timeout,
             stop,
@@ -123,7 +126,6 @@ impl Server {
     ///
     /// Wrong tokens are counted by the address that axum's `ConnectInfo<SocketAddr>` names; without that by all clients
     /// together.
-    #[must_use]
     pub fn router(&self) -> Router {
         self.shell.around(self.routes.clone(), Arc::clone(&self.guard))
     }
@@ -188,6 +190,10 @@ impl Server {
     /// # Errors
     /// When the state database cannot be read: it says whether compaction is paused.
     pub async fn start(&self) -> Result<(), StateError> {
+        if let Some(at) = self.manager.history().totals().await?.last_success_at {
+            #[allow(clippy::cast_precision_loss, reason = "seconds since 1970 fit")]
+            self.metrics.last_success(at.timestamp() as f64);
+        }
         self.scheduler.start().await
     }
 

@@ -110,8 +110,8 @@ impl Site {
         let address = listener.local_addr().unwrap().to_string();
         let (routes, signals) = routes();
         let shell = Shell::new(limits.clone(), Metrics::new());
-        let (router, stop) = (shell.around(routes, guard), CancellationToken::new());
-        let accepting = tokio::spawn(accept(listener, router, limits, stop.clone()));
+        let (site, stop) = (shell.around(routes, guard), CancellationToken::new());
+        let accepting = tokio::spawn(accept(listener, site, limits, stop.clone()));
         Self { address, stop, accepting, shell, signals }
     }
 
@@ -198,7 +198,7 @@ async fn what_is_no_http_gets_an_explanation_and_harms_nobody() {
 #[tokio::test]
 async fn headers_and_bodies_have_a_limit_and_are_refused_by_name() {
     let site = Site::with(limits()).await;
-    let many: String = (0..65).map(|n| format!("h{n}: x\r\n")).collect();
+    let many: String = (0..65).map(|n| format!("h{n}: x\r\n")).collect::<Vec<_>>().concat();
     site.raw(format!("GET / HTTP/1.1\r\n{many}\r\n").as_bytes()).await.assert_error(431, "headers_too_large");
     let large = "x".repeat(17 * 1024);
     site.raw(format!("GET / HTTP/1.1\r\nh: {large}\r\n\r\n").as_bytes()).await.assert_error(431, "headers_too_large");

@@ -183,8 +183,8 @@ fn tokens_are_made_listed_and_revoked_on_the_command_line() {
     assert_eq!((made["name"].as_str(), made["role"].as_str()), (Some("a"), Some("admin")));
     assert!(made["created_at"].as_str().unwrap().ends_with('Z'));
     let token = create(&arc, "b", "read");
-    let taken = run(&["create", "--name", "b"]);
-    assert!(taken.code == 1 && taken.stderr.contains("there is a token named \"b\""), "{taken:#?}");
+    let second = run(&["create", "--name", "b"]);
+    assert!(second.code == 1 && second.stderr.contains("there is a token named \"b\""), "{second:#?}");
     assert_eq!(run(&["create", "--name", "no spaces"]).code, 1);
     assert_eq!(run(&["create", "--name", "c", "--role", "king"]).code, 2);
     let listed = run(&["list", "--json"]);

@@ -524,10 +524,10 @@ measurement = '*'
 schedule = '5 * * * *'
 ";
     let config = Setup::new(text).load().unwrap();
-    let scheduler = config.scheduler();
-    let schedules: Vec<&str> = scheduler.schedules.iter().map(Schedule::as_str).collect();
+    let settings = config.scheduler();
+    let schedules: Vec<&str> = settings.schedules.iter().map(Schedule::as_str).collect();
     assert_eq!(schedules, ["5 * * * *", "*/15 * * * *"]);
-    assert_eq!((scheduler.enabled, scheduler.timezone.name()), (true, "Asia/Kolkata"));
+    assert_eq!((settings.enabled, settings.timezone.name()), (true, "Asia/Kolkata"));
     assert_eq!(config.compaction.schedule_of("staging", "mem"), "*/15 * * * *");
     assert_eq!(config.compaction.schedule_of("prod", "cpu"), "5 * * * *");
     let (time, schedule) = config.next_run("2025-10-08T15:40:00Z".parse().unwrap()).unwrap();
@@ -629,7 +629,7 @@ fn the_next_run_follows_schedule_and_time_zone() {
     let setup =
         Setup::new("[compaction]\nschedule = '0 3 * * *'\n").env("COMPACTION_SCHEDULE_TIMEZONE", "Europe/Berlin");
     let next = setup.load().unwrap().next_run("2025-07-01T12:00:00Z".parse().unwrap()).unwrap();
-    assert_eq!(next.to_rfc3339(), "2025-07-02T01:00:00+00:00");
+    assert_eq!(next.0.to_rfc3339(), "2025-07-02T01:00:00+00:00");
 }
 
 #[test]

@@ -71,7 +71,7 @@ fn usual(path: &str) -> Value {
 
 /// The page as delivered, followed by `script`, which the page's own policy allows.
 async fn page_with(script: &'static str) -> Response {
-    let (parts, body) = dashboard::page().await.into_parts();
+    let (parts, body) = dashboard::page().into_parts();
     let page = String::from_utf8(to_bytes(body, usize::MAX).await.unwrap().to_vec()).unwrap();
     let policy = parts.headers[header::CONTENT_SECURITY_POLICY].to_str().unwrap().to_owned();
     let nonce = policy.split("script-src 'nonce-").nth(1).unwrap().split('\'').next().unwrap();
@@ -82,7 +82,7 @@ async fn page_with(script: &'static str) -> Response {
 /// The document after some (virtual) seconds. `None`: no browser.
 fn dom(script: &'static str, answers: Answers) -> Option<String> {
     let browser = browser().or_else(|| {
-        eprintln!("skipped: there is no Chromium on this machine");
+        std::io::Write::write_all(&mut std::io::stderr(), b"skipped: there is no Chromium on this machine\n").unwrap();
         None
     })?;
     let app = Router::new().route("/", get(move || page_with(script))).fallback(move |request: Request| {

@@ -3,7 +3,10 @@
 use std::fs;
 use std::path::Path;
 
-use crate::support::{Arc, Run};
+use std::process::Command;
+
+use crate::support::served::TOKEN;
+use crate::support::{Arc, PARTITION, Run};
 
 fn readme() -> String {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap()
@@ -30,4 +33,25 @@ fn the_readme_says_what_is_so() {
         assert!(there || link.starts_with("http"), "{link} leads nowhere");
     }
     assert!(!text.contains("@@"), "a placeholder was left");
+}
+
+/// The calls of the server section, run by a shell as they are written, against the real server.
+#[test]
+fn the_calls_of_the_readme_work_as_written() {
+    let text = readme();
+    let block = text.split("export ARC_TOKEN").nth(1).unwrap().split("```").next().unwrap();
+    let (_, calls) = block.split_once('\n').unwrap();
+    let arc = Arc::with("min_files = 2\nschedule = '0 0 1 1 *'");
+    arc.write_telemetry(&PARTITION.replacen("db", "prod", 1), 3, 10);
+    let served = arc.serve();
+    let calls = calls.replace("http://127.0.0.1:8000", &format!("http://{}", served.address));
+    assert!(calls.contains(&served.address), "the server's address is where it was");
+    let script = calls.lines().map(|line| format!("{line}\n")).collect::<Vec<_>>().concat();
+    let output = Command::new("sh").args(["-euc", &script]).env("ARC_TOKEN", TOKEN).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let answers = String::from_utf8(output.stdout).unwrap();
+    for part in ["next_run", "total_jobs_completed", "candidates", "recent_jobs", "Compaction triggered", "# TYPE arc_"]
+    {
+        assert!(answers.contains(part), "{part} is in no answer: {answers}");
+    }
 }

@@ -22,7 +22,7 @@ use crate::support::time::TokioClock;
 use crate::support::{Arc, PARTITION};
 
 const LOGGER: &str = "storage.compaction_scheduler";
-const GRACE: Duration = Duration::from_secs(60);
+const GRACE: Duration = Duration::from_mins(1);
 
 /// A server's worth of compaction. The clock begins at half past three, and the schedule is the default one.
 struct Server {
@@ -52,10 +52,10 @@ impl Server {
     /// Another one on the same data and state.
     fn beside(arc: &Shared<Arc>, state: &StateDb, clock: &Shared<TokioClock>, seed: u64) -> Self {
         let config = Config::load(&Input { file: Some(arc.config_file()), ..Input::default() }).unwrap();
-        let scheduled = config.scheduler();
+        let when = config.scheduler();
         let settings = CompactionSettings {
             isolation: Isolation::InProcess,
-            temp_dir: arc.dir().join(format!("temp_{seed}")),
+            temp_dir: arc.temp().join(seed.to_string()),
             ..config.compaction
         };
         let (gate, past) = (Shared::new(Gate::default()), Shared::new(Mutex::new(Past::default())));
@@ -76,7 +76,7 @@ impl Server {
             seed,
         };
         let manager = Shared::new(CompactionManager::new(components, settings));
-        let scheduler = CompactionScheduler::new(Shared::clone(&manager), state.clone(), scheduled);
+        let scheduler = CompactionScheduler::new(Shared::clone(&manager), state.clone(), when);
         Self {
             arc: Shared::clone(arc),
             state: state.clone(),
@@ -94,6 +94,18 @@ impl Server {
         Self::beside(&self.arc, &self.state, &self.clock, seed)
     }
 
+    fn rows(&self, partition: &str) -> Vec<String> {
+        outside(|| self.arc.rows(partition))
+    }
+
+    fn live(&self, partition: &str) -> usize {
+        outside(|| self.arc.live(partition).len())
+    }
+
+    fn assert_nothing_left_over(&self, partition: &str) {
+        outside(|| self.arc.assert_nothing_left_over(partition));
+    }
+
     /// When each cycle began.
     fn began(&self) -> Vec<String> {
         self.past.lock().unwrap().began.clone()
@@ -108,12 +120,17 @@ impl Server {
     }
 }
 
+/// On a thread without a runtime: the helpers bring their own.
+fn outside<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+    std::thread::scope(|scope| scope.spawn(work).join().unwrap())
+}
+
 #[tokio::test(start_paused = true)]
 async fn the_service_compacts_by_itself_at_the_next_tick_and_says_so_word_for_word() {
     let log = Log::capture();
     let server = Server::new("min_files = 2");
     server.arc.write_telemetry(PARTITION, 4, 100);
-    let before = server.arc.rows(PARTITION);
+    let before = server.rows(PARTITION);
     assert_eq!((server.next_run(), server.last_run(), server.scheduler.is_running()), (None, None, false));
 
     server.scheduler.start().await.unwrap();
@@ -128,8 +145,8 @@ async fn the_service_compacts_by_itself_at_the_next_tick_and_says_so_word_for_wo
     assert_eq!(server.last_run().as_deref(), Some("2035-10-08 16:05:00"));
     assert_eq!(server.next_run().as_deref(), Some("2035-10-08 17:05:00"));
     assert_eq!(server.past.lock().unwrap().ended[0].jobs_completed, 1);
-    assert_eq!(server.arc.rows(PARTITION), before);
-    server.arc.assert_nothing_left_over(PARTITION);
+    assert_eq!(server.rows(PARTITION), before);
+    server.assert_nothing_left_over(PARTITION);
     server.clock.reach("17:06:00").await;
     server.scheduler.stop(GRACE).await;
     assert_eq!(
@@ -305,13 +322,13 @@ async fn a_scheduled_cycle_that_a_pause_cut_short_is_completed_after_the_resume(
     server.gate.open();
     server.clock.reach("16:30:00").await;
     assert_eq!(server.past.lock().unwrap().ended[0].candidates_left, 1);
-    assert_eq!(server.arc.live(PARTITION).len(), 4);
+    assert_eq!(server.live(PARTITION), 4);
 
     server.scheduler.resume().await.unwrap();
 
     server.clock.reach("16:31:00").await;
     assert_eq!(server.began(), ["16:05:00", "16:30:00"]);
-    assert_eq!(server.arc.live(PARTITION).len(), 1);
+    assert_eq!(server.live(PARTITION), 1);
 }
 
 #[tokio::test(start_paused = true)]
@@ -380,7 +397,7 @@ async fn a_stop_ends_the_running_cycle_at_a_safe_point_and_starts_no_other() {
     assert_eq!(server.clock.now().format("%T").to_string(), "17:30:05");
     assert_eq!(server.began(), ["16:05:00"], "the tick of 17:05 was waiting");
     assert_eq!(server.past.lock().unwrap().ended.len(), 1);
-    assert_eq!(server.arc.live(PARTITION).len(), 4);
+    assert_eq!(server.live(PARTITION), 4);
     assert!(!server.scheduler.is_running());
     assert_eq!(server.scheduler.trigger_now(Scope::default()), Err(TriggerError::Stopped));
 }
@@ -501,7 +518,7 @@ async fn two_servers_on_one_state_compact_every_partition_once_without_a_complai
     for partition in &partitions {
         one.arc.write_telemetry(partition, 3, 50);
     }
-    let before: Vec<_> = partitions.iter().map(|p| one.arc.rows(p)).collect();
+    let before: Vec<_> = partitions.iter().map(|p| one.rows(p)).collect();
 
     one.scheduler.start().await.unwrap();
     two.scheduler.start().await.unwrap();
@@ -516,9 +533,9 @@ async fn two_servers_on_one_state_compact_every_partition_once_without_a_complai
     let complaints = log.warnings_and_errors();
     assert!(complaints.is_empty(), "{complaints:#?}");
     for (partition, before) in partitions.iter().zip(&before) {
-        assert_eq!(&one.arc.rows(partition), before, "{partition}");
-        one.arc.assert_nothing_left_over(partition);
-        assert_eq!(one.arc.live(partition).len(), 1, "{partition}");
+        assert_eq!(&one.rows(partition), before, "{partition}");
+        one.assert_nothing_left_over(partition);
+        assert_eq!(one.live(partition), 1, "{partition}");
     }
     assert_eq!(one.state.path(), two.state.path());
 }

@@ -26,7 +26,7 @@ fn half_a_request(server: &Served) -> std::net::TcpStream {
     stream
 }
 
-fn locks(arc: &Arc) -> u64 {
+fn locks(arc: &Arc) -> i64 {
     let db = rusqlite::Connection::open(arc.dir().join("arc.db")).unwrap();
     db.query_row("SELECT count(*) FROM compaction_locks", [], |row| row.get(0)).unwrap()
 }

@@ -23,8 +23,8 @@ fn now() -> DateTime<Utc> {
     "2025-10-08T16:10:00Z".parse().unwrap()
 }
 
-fn backlog(oldest_ready_at: Option<DateTime<Utc>>, seen_at: DateTime<Utc>) -> Option<Backlog> {
-    Some(Backlog { partitions: 1, bytes: 1, oldest_ready_at, seen_at })
+fn backlog(oldest_ready_at: Option<DateTime<Utc>>, seen_at: DateTime<Utc>) -> Backlog {
+    Backlog { partitions: 1, bytes: 1, oldest_ready_at, seen_at }
 }
 
 impl Service {
@@ -36,7 +36,7 @@ impl Service {
             scheduler: SchedulerState::Running,
             cycle_running: false,
             active_jobs: 0,
-            backlog: backlog(None, now()),
+            backlog: Some(backlog(None, now())),
         }));
         let looks = Arc::new(AtomicUsize::new(0));
         let metrics = Metrics::new();
@@ -116,7 +116,7 @@ async fn a_dead_scheduler_is_named() {
 #[tokio::test]
 async fn a_candidate_far_behind_schedule_is_named() {
     let service = Service::start();
-    service.change(|work| work.backlog = backlog(Some(now()), now() + TimeDelta::hours(4)));
+    service.change(|work| work.backlog = Some(backlog(Some(now()), now() + TimeDelta::hours(4))));
     assert_eq!(service.red().await, []);
     service.clock.advance(TimeDelta::hours(4));
     let [("backlog", detail)] = &service.red().await[..] else { panic!("backlog only") };

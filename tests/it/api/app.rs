@@ -44,8 +44,6 @@ pub struct Builder {
 pub struct App {
     pub arc: Shared<Arc>,
     pub router: Router,
-    pub manager: Shared<CompactionManager>,
-    pub state: StateDb,
     pub stopping: CancellationToken,
     pub events: broadcast::Sender<Event>,
     told: tokio::sync::Mutex<broadcast::Receiver<Event>>,
@@ -133,7 +131,7 @@ impl Builder {
             stopping: stopping.clone(),
         });
         let router = router(state_of_app);
-        App { arc: self.arc, router, manager, state, stopping, events, told: tokio::sync::Mutex::new(told) }
+        App { arc: self.arc, router, stopping, events, told: tokio::sync::Mutex::new(told) }
     }
 }
 

@@ -96,7 +96,7 @@ fn nasty() -> impl Strategy<Value = String> {
         "%25",
     ]);
     let bytes = prop::collection::vec(any::<u8>(), 0..12)
-        .prop_map(|bytes| bytes.iter().map(|b| format!("%{b:02x}")).collect::<String>());
+        .prop_map(|bytes| bytes.iter().map(|b| format!("%{b:02x}")).collect::<Vec<_>>().concat());
     let long = (1_usize..40).prop_map(|n| "long%20".repeat(n * 50));
     let text = "[a-z0-9._~-]{0,16}";
     prop_oneof![8 => known.prop_map(str::to_owned), 3 => bytes, 1 => long, 3 => text]
@@ -174,13 +174,12 @@ fn valid(parameter: &Value) -> String {
         return first.as_str().unwrap().to_owned();
     }
     match name {
-        "db" | "database" => "db".to_owned(),
+        "db" | "database" | "cursor" => "db".to_owned(),
         "measurement" => "cpu".to_owned(),
         "y" => "2025".to_owned(),
         "m" => "10".to_owned(),
         "d" => "08".to_owned(),
         "h" => "14".to_owned(),
-        "cursor" => "db".to_owned(),
         _ if schema["type"] == "boolean" => "true".to_owned(),
         _ => schema["minimum"].as_u64().unwrap_or(1).to_string(),
     }
@@ -203,7 +202,7 @@ fn request(wish: &Wish, operations: &[(String, String, Value)]) -> Option<Reques
     let mut separator = '?';
     let mut add = |name: &str, value: &str| {
         uri.push(separator);
-        uri.push_str(&format!("{name}={value}"));
+        uri.extend([name, "=", value]);
         separator = '&';
     };
     for (parameter, piece) in of("query").zip(&wish.query) {

@@ -54,11 +54,6 @@ impl Gate {
         self.scans.subscribe().wait_for(|come| *come >= scans).await.unwrap();
     }
 
-    /// How many scans have come so far.
-    pub fn scans(&self) -> usize {
-        *self.scans.borrow()
-    }
-
     /// Which folders were listed since the last call; the root is the empty one.
     pub fn listed(&self) -> BTreeSet<String> {
         std::mem::take(&mut self.listed.lock().unwrap())

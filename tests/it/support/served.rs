@@ -93,7 +93,7 @@ impl Served {
         let Ok(started) = serde_json::from_str::<Value>(&first) else {
             panic!("the server did not start: {first:?} {:#?}", served.end().1);
         };
-        served.address = started["address"].as_str().unwrap().to_owned();
+        started["address"].as_str().unwrap().clone_into(&mut served.address);
         served
     }
 
