@@ -12,6 +12,7 @@ use axum::Json;
 use axum::extract::State;
 use futures::StreamExt;
 use serde::{Deserialize, Serialize};
+use tracing::warn;
 use utoipa::{IntoParams, ToSchema};
 
 use super::AppState;
@@ -118,8 +119,11 @@ pub struct PlaceProblem {
 }
 
 impl From<Problem> for PlaceProblem {
+    /// What storage said may hold a secret, so it goes to the log only.
     fn from(problem: Problem) -> Self {
-        Self { place: problem.place, error: problem.error }
+        warn!(target: "api", place = problem.place, error = problem.error, "{}: {}", problem.place, problem.error);
+        let error = "this place could not be looked at; the server's log says why".to_owned();
+        Self { place: problem.place, error }
     }
 }
 

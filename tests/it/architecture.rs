@@ -15,7 +15,7 @@ const MAY_IMPORT: [(&str, &[&str]); 15] = [
     ("merge", &["partition", "clock"]),
     ("compaction", &["partition", "clock", "state", "storage", "lock", "merge"]),
     ("scheduler", &["clock", "schedule", "state", "compaction"]),
-    ("monitoring", &["clock", "compaction", "metrics", "schedule", "state", "storage"]),
+    ("monitoring", &["clock", "partition", "compaction", "metrics", "schedule", "state", "storage"]),
     (
         "api",
         &[

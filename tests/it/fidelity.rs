@@ -498,7 +498,7 @@ fn what_a_rewrite_would_change_is_left_byte_for_byte_and_named_and_the_others_ar
     let report = arc.compact_well();
 
     assert_eq!(report["jobs"][0]["files_compacted"], 3, "{report:#}");
-    let set_aside = report["jobs"][0]["inputs_set_aside"].as_array().unwrap();
+    let set_aside = report["jobs"][0]["inputs_quarantined"].as_array().unwrap();
     for (name, bytes) in &left {
         assert_eq!(&fs::read(arc.folder(PARTITION).join(name)).unwrap(), bytes, "{name} is untouched");
         let named = set_aside.iter().find(|l| l["name"] == name.as_str());
@@ -647,7 +647,7 @@ fn text_that_is_not_utf_8_is_left_alone_and_named() {
     let run: Run = arc.compact();
     let report = run.json();
     assert_eq!((run.code, &report["jobs"][0]["files_compacted"]), (1, &3.into()), "{report:#}");
-    assert_eq!(report["jobs"][0]["inputs_set_aside"][0]["name"], "x.parquet");
+    assert_eq!(report["jobs"][0]["inputs_quarantined"][0]["name"], "x.parquet");
     assert_eq!(fs::read(&path).unwrap(), bytes);
 }
 

@@ -139,7 +139,9 @@ impl Arc {
 
     pub fn snapshot(&self, partition: &str) -> Snapshot {
         let id: PartitionId = partition.parse().unwrap();
-        block_on(snapshot::live_files(&self.storage(), &id)).unwrap()
+        let storage = self.storage();
+        // On a thread of its own: some tests that ask are asynchronous themselves.
+        std::thread::scope(|s| s.spawn(|| block_on(snapshot::live_files(&storage, &id))).join().unwrap()).unwrap()
     }
 
     /// Paths of the data files that count.
