@@ -64,8 +64,8 @@ async fn the_live_files_of_a_partition_follow_its_compaction() {
         ("db%00/cpu/2025/10/08/14", 400),
         ("db%ff/cpu/2025/10/08/14", 400),
         ("_compaction/cpu/2025/10/08/14", 400),
-        ("/cpu/2025/10/08/14", 404),
-        ("db//2025/10/08/14", 404),
+        ("/cpu/2025/10/08/14", 400),
+        ("db//2025/10/08/14", 400),
     ] {
         app.get(&format!("/api/partitions/{path}/files")).await.refused(status);
     }
