@@ -49,6 +49,7 @@
 //! - **I11 Bounded** memory, disk, tasks, queues, retries.
 //! - **I12 An error stays an error**; an unknown outcome is treated as "may have happened".
 
+pub mod adopt;
 mod commit;
 pub mod error;
 pub mod events;
@@ -64,6 +65,7 @@ pub mod record;
 pub mod recovery;
 pub mod report;
 pub mod scan;
+mod scratch;
 pub mod settings;
 mod settle;
 pub mod snapshot;
@@ -71,6 +73,7 @@ mod temp_space;
 #[cfg(test)]
 mod testing;
 pub mod tidy;
+pub mod verify;
 
 pub use error::{Disposition, JobError};
 pub use job::{Attempt, AttemptReport};
