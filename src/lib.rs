@@ -5,8 +5,8 @@
 //!
 //! ```text
 //! main ─> cli ───────────────> server            composition root: configuration in, wired parts out
-//!          │  compact plan        │
-//!          │  demo config         ├─> config      file, environment, flags; every problem at once
+//!          │  compact plan verify │
+//!          │  adopt demo config   ├─> config      file, environment, flags; every problem at once
 //!          │  (merge_worker)      ├─> telemetry   log lines
 //!          v                      v
 //!        compaction  ── what to merge, how a job goes, the commit protocol, what readers see

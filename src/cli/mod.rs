@@ -8,6 +8,7 @@ use clap::{Parser, Subcommand};
 use self::globals::{GlobalArgs, load};
 use crate::config::Config;
 
+pub mod adopt;
 pub mod compact;
 pub mod config;
 pub mod demo;
@@ -18,6 +19,7 @@ mod merge_worker;
 pub mod plan;
 mod progress;
 pub mod scope;
+pub mod verify;
 
 /// Exit code for wrong usage or configuration.
 pub const EXIT_USAGE: u8 = 2;
@@ -40,6 +42,10 @@ enum Command {
     Plan(plan::PlanArgs),
     /// Write sample telemetry, compact it, and show before and after
     Demo(demo::DemoArgs),
+    /// Check storage against its records; changes nothing
+    Verify(verify::VerifyArgs),
+    /// Make compacted files count again, after a partial restore
+    Adopt(adopt::AdoptArgs),
     /// Show or check the configuration
     Config(config::ConfigArgs),
     /// Internal: merges files for a parent process
@@ -56,6 +62,8 @@ pub fn main() -> ExitCode {
         Command::Config(args) => config::run(&args, &globals),
         Command::Demo(args) => run_async(demo::run(&args, &globals)),
         Command::Compact(args) => with_config(&globals, |config| run_async(compact::run(&args, &globals, &config))),
+        Command::Verify(args) => with_config(&globals, |config| run_async(verify::run(&args, &globals, &config))),
+        Command::Adopt(args) => with_config(&globals, |config| run_async(adopt::run(&args, &globals, &config))),
         Command::Plan(args) => with_config(&globals, |config| run_async(plan::run(&args, &globals, &config))),
     };
     result.unwrap_or_else(|error| {

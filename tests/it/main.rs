@@ -16,3 +16,4 @@ mod readme;
 mod shapes;
 mod support;
 mod traps;
+mod verify;

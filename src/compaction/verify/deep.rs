@@ -91,7 +91,11 @@ fn content(evidence: &Evidence<'_>, attempt: &[&DataFile], seen: &Rechecked, pro
                         "{steps} rows come before the one above them in the order that the file declares; no row is lost or \
                          doubled, but readers that rely on the order go wrong"
                     );
-                    let remedy = format!("{}; without one, let readers sort", restore(name));
+                    let record = evidence.view.head.generation();
+                    let record = crate::partition::RecordEntry::file_name(record);
+                    let remedy = format!(
+                        "restore {name} and {RECORD_DIR}/{record} from a backup; without one, let readers sort"
+                    );
                     findings.push(about(evidence, Kind::UnsortedOutput, name, detail, remedy));
                 }
             }
