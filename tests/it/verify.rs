@@ -19,7 +19,7 @@ fn compacted() -> Arc {
 
 /// A large compacted file, and one small side file for each of `late` later compactions.
 fn layered(late: usize) -> Arc {
-    let arc = Arc::new();
+    let arc = Arc::with("min_files = 2\nlate_rewrite_ratio = 100.0");
     arc.write_telemetry(PARTITION, 3, 5000);
     keep(&arc, "raw");
     arc.compact_well();
@@ -34,19 +34,19 @@ fn layered(late: usize) -> Arc {
     arc
 }
 
-/// One compaction wrote two files.
-fn two_parts() -> Arc {
-    let arc = Arc::with("min_files = 2\ntarget_file_size_mb = 1\nrow_group_size = 2048");
+/// One compaction wrote several files.
+fn several_parts() -> Arc {
+    let arc = Arc::with("min_files = 2\ntarget_file_size_mb = 1\nrow_group_size = 10240");
     for number in 0..2 {
         let text = "md5(i::VARCHAR) || md5((i + 7)::VARCHAR) AS text";
-        let (first, end) = (number * 20_000, (number + 1) * 20_000);
+        let (first, end) = (number * 50_000, (number + 1) * 50_000);
         let query = format!(
             "SELECT make_timestamp(1759932000000000 + i * 1000) AS time, {text} FROM range({first}, {end}) r(i)"
         );
         arc.write(PARTITION, &format!("wide_{number}.parquet"), &query);
     }
     arc.compact_well();
-    assert_eq!(arc.live(PARTITION).len(), 2, "two parts");
+    assert!(arc.live(PARTITION).len() >= 2, "{:?}", arc.live(PARTITION));
     arc
 }
 
@@ -253,7 +253,7 @@ fn cases() -> Vec<Case> {
         case!("rows are out of order", "unsorted_output", forge_unsorted, deep: true, severity: "warning"),
         case!("parts overlap", "overlapping_outputs", |arc| edit_record(arc, 1, |record| {
             record["live"][1]["min_time"] = record["live"][0]["min_time"].clone();
-        }), prepare: two_parts, severity: "warning"),
+        }), prepare: several_parts, severity: "warning"),
         case!("a consumed file was restored while its record knows it", "reused_name",
             |arc| restore(arc, "raw", "cpu_0000.parquet"), remedy: move_named_away),
         case!("a consumed file was restored long after", "consumed_file_counts",
@@ -369,7 +369,7 @@ fn healthy_storage_has_no_findings_before_and_after_compaction_and_idle() {
     }
     let text = Run::of(&mut arc.command(&["verify", "--deep", "--database", "db"]));
     assert_eq!(text.stdout, "checked 1 partition, 1 file (records, footers, bytes and rows): nothing found\n");
-    assert!(verify(&two_parts(), true).is_empty(), "two parts");
+    assert!(verify(&several_parts(), true).is_empty(), "several parts");
     assert!(verify(&layered(2), true).is_empty(), "side files");
 }
 
@@ -436,7 +436,7 @@ fn an_adoption_that_could_double_or_lose_rows_is_refused() {
     fs::copy(arc.folder(PARTITION).join(&name), arc.folder(PARTITION).join(twin)).unwrap();
     refused(&arc, &[twin], "it is dead");
 
-    let arc = two_parts();
+    let arc = several_parts();
     let parts = arc.live(PARTITION);
     lose_records(&arc, &[1]);
     refused(&arc, &[&parts[0]], "another part of the same attempt");

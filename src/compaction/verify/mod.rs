@@ -132,7 +132,8 @@ impl Finding {
             severity: Severity::Error,
             partition_path: place.parse::<PartitionId>().ok().map(|p| p.to_string()),
             files: Vec::new(),
-            detail: format!("{place} could not be checked: {error}"),
+            // A name in it may hold a line break.
+            detail: format!("{place} could not be checked: {error}").replace('\n', "\\n"),
             remedy: "do what the message says, then check again".to_owned(),
         }
     }
