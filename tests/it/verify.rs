@@ -177,7 +177,7 @@ struct Case {
     remedy: fn(&Arc, &Value),
 }
 
-#[allow(clippy::too_many_lines, reason = "a table")]
+#[allow(clippy::too_many_lines, clippy::needless_update, reason = "a table")]
 fn cases() -> Vec<Case> {
     let base = Case {
         name: "",

@@ -351,3 +351,6 @@ pub fn propose(partition: &PartitionId, view: &View, orphans: &[&DataFile], foot
     proposal.move_away.sort();
     proposal
 }
+
+#[cfg(test)]
+mod tests;

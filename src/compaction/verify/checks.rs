@@ -166,22 +166,18 @@ fn restore_records_or_adopt(partition: &PartitionId, proposal: &Proposal) -> Str
         remedy.push_str("move out of the partition: ");
         remedy.push_str(&proposal.move_away.join(", "));
     }
+    let command = adopt_command(partition, &proposal.adopt);
     match (proposal.move_away.is_empty(), proposal.adopt.is_empty()) {
         (_, true) => remedy.push_str(" (unreadable, or of unknown origin)"),
-        (true, false) => remedy.push_str(&format!("`{}`", adopt_command(partition, &proposal.adopt))),
-        (false, false) => {
-            remedy.push_str(&format!(
-                " (their rows are in the others), then `{}`",
-                adopt_command(partition, &proposal.adopt)
-            ));
-        }
+        (true, false) => remedy.extend(["`", &command, "`"]),
+        (false, false) => remedy.extend([" (their rows are in the others), then `", &command, "`"]),
     }
     remedy
 }
 
 /// Outputs of one attempt, from the same inputs, whose recorded times overlap.
 fn overlaps(evidence: &Evidence<'_>) -> Vec<Finding> {
-    let mut attempts: BTreeMap<(Generation, String, &[String]), Vec<(u32, &LiveFile)>> = BTreeMap::new();
+    let mut attempts: BTreeMap<_, Vec<(u32, &LiveFile)>> = BTreeMap::new();
     for live in evidence.view.head.live() {
         let Some(name) = CompactedName::parse(evidence.partition, &live.name) else { continue };
         // Files of one attempt that could not be joined have other inputs; their times may overlap.
