@@ -8,7 +8,7 @@
 //!          │  serve compact plan  ├─> config      file, environment, flags; every problem at once
 //!          │  jobs locks token    ├─> telemetry   log lines
 //!          │  quarantine demo     ├─> auth        tokens: who may ask
-//!          │  config              ├─> api ──────> monitoring   ready or not, and numbers ──> metrics
+//!          │  verify adopt config ├─> api ──────> monitoring   ready or not, and numbers ──> metrics
 //!          │  (merge_worker)      ├─> scheduler   schedules: when a cycle starts
 //!          v                      v
 //!        compaction  ── what to merge, how a job goes, the commit protocol, what readers see

@@ -8,6 +8,7 @@ use clap::{Parser, Subcommand};
 use self::globals::{GlobalArgs, load};
 use crate::config::Config;
 
+pub mod adopt;
 pub mod compact;
 pub mod config;
 pub mod demo;
@@ -24,6 +25,7 @@ pub mod scope;
 mod serve;
 mod table;
 mod token;
+pub mod verify;
 
 /// Exit code for wrong usage or configuration.
 pub const EXIT_USAGE: u8 = 2;
@@ -57,6 +59,10 @@ enum Command {
     Quarantine(quarantine::QuarantineArgs),
     /// Make, list or revoke the tokens of the HTTP interface
     Token(token::TokenArgs),
+    /// Check storage against its records; changes nothing
+    Verify(verify::VerifyArgs),
+    /// Make compacted files count again, after a partial restore
+    Adopt(adopt::AdoptArgs),
     /// Show or check the configuration
     Config(config::ConfigArgs),
     /// Internal: merges files for a parent process
@@ -80,6 +86,8 @@ pub fn main() -> ExitCode {
         Command::Quarantine(args) => {
             with_config(&globals, |config| run_async(quarantine::run(&args, &globals, &config)))
         }
+        Command::Verify(args) => with_config(&globals, |config| run_async(verify::run(&args, &globals, &config))),
+        Command::Adopt(args) => with_config(&globals, |config| run_async(adopt::run(&args, &globals, &config))),
         Command::Plan(args) => with_config(&globals, |config| run_async(plan::run(&args, &globals, &config))),
     };
     result.unwrap_or_else(|error| {

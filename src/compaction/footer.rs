@@ -4,7 +4,7 @@ use bytes::Bytes;
 use parquet::errors::ParquetError;
 use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
 
-use crate::merge::LINEAGE_INPUTS_KEY;
+use crate::merge::{LINEAGE_INPUTS_KEY, LINEAGE_PART_KEY};
 use crate::partition::PartitionId;
 use crate::storage::{Storage, StorageError};
 
@@ -33,6 +33,8 @@ pub struct Footer {
     pub columns: Vec<String>,
     /// The names of the files that the rows come from, if we wrote the file.
     pub lineage: Option<Vec<String>>,
+    /// How many files its attempt wrote, if we wrote the file.
+    pub parts: Option<u32>,
 }
 
 /// Reads the footer of an object of known size.
@@ -80,13 +82,13 @@ async fn parse(tail: Bytes, size_bytes: u64) -> Result<Parsed, String> {
 
 fn summarise(metadata: &ParquetMetaData) -> Footer {
     let file = metadata.file_metadata();
-    let lineage = file
-        .key_value_metadata()
-        .and_then(|all| all.iter().find(|kv| kv.key == LINEAGE_INPUTS_KEY))
-        .and_then(|kv| serde_json::from_str(kv.value.as_deref()?).ok());
+    let value = |key: &str| file.key_value_metadata()?.iter().find(|kv| kv.key == key)?.value.as_deref();
+    let lineage = value(LINEAGE_INPUTS_KEY).and_then(|names| serde_json::from_str(names).ok());
+    let parts = value(LINEAGE_PART_KEY).and_then(|part| part.split_once('/')?.1.parse().ok());
     Footer {
         rows: u64::try_from(file.num_rows()).unwrap_or(0),
         columns: file.schema().get_fields().iter().map(|f| f.name().to_owned()).collect(),
         lineage,
+        parts,
     }
 }

@@ -150,6 +150,23 @@ impl CompactionManager {
         self.examine(scope).filter_map(candidates).boxed()
     }
 
+    /// For what is done beside cycles: checking and repairing.
+    pub(super) fn env(&self) -> &Arc<JobEnv> {
+        &self.env
+    }
+
+    /// The identity of a new attempt at a partition.
+    pub(super) fn new_attempt(&self, partition: &PartitionId) -> AttemptId {
+        let random = self.random.lock().unwrap_or_else(PoisonError::into_inner).u64(..);
+        AttemptId::new(partition, self.env.clock.now(), random)
+    }
+
+    /// The identity of a look at storage, for its temp folders.
+    pub(super) fn new_check_id(&self) -> String {
+        let random = self.random.lock().unwrap_or_else(PoisonError::into_inner).u64(..);
+        format!("verify_{}_{random:016x}", self.env.clock.now().timestamp())
+    }
+
     /// The jobs that are running now.
     #[must_use]
     pub fn active_jobs(&self) -> Vec<LiveJob> {
@@ -388,8 +405,7 @@ impl CompactionManager {
         waits: Waits,
         cancel: &CancellationToken,
     ) -> impl Future<Output = Result<AttemptReport, JobError>> + Send + 'static {
-        let random = self.random.lock().unwrap_or_else(PoisonError::into_inner).u64(..);
-        let id = AttemptId::new(&partition, self.env.clock.now(), random);
+        let id = self.new_attempt(&partition);
         let (env, history, backlog) = (Arc::clone(&self.env), self.history.clone(), Arc::clone(&self.backlog));
         let cancel = cancel.child_token();
         let job = LiveJob {
@@ -428,7 +444,7 @@ impl CompactionManager {
         }
     }
 
-    async fn probe(&self) -> Result<(), StorageError> {
+    pub(super) async fn probe(&self) -> Result<(), StorageError> {
         self.probed.get_or_try_init(|| self.env.storage.probe()).await.copied()
     }
 }

@@ -49,6 +49,7 @@
 //! - **I11 Bounded** memory, disk, tasks, queues, retries.
 //! - **I12 An error stays an error**; an unknown outcome is treated as "may have happened".
 
+pub mod adopt;
 pub mod attempts;
 mod backlog;
 pub mod backoff;
@@ -71,6 +72,7 @@ pub mod record;
 pub mod recovery;
 pub mod report;
 pub mod scan;
+mod scratch;
 pub mod settings;
 mod settle;
 pub mod snapshot;
@@ -78,6 +80,7 @@ mod temp_space;
 #[cfg(test)]
 mod testing;
 pub mod tidy;
+pub mod verify;
 
 pub use backlog::Backlog;
 pub use error::{Disposition, JobError};

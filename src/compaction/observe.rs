@@ -12,7 +12,8 @@ use crate::storage::{Storage, StorageError};
 /// How often a partition that keeps changing is looked at again before giving up. Each change is somebody's progress.
 const MAX_LOOKS: usize = 8;
 
-/// A consistent view: every live file of the head is in the listing with its size, and no newer record is.
+/// A consistent view: every live file of the head is in the listing with its size, and no newer record is. (Live files
+/// may be missing from a view of [`observe_as_it_is`].)
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct View {
     pub head: Head,
@@ -73,16 +74,30 @@ pub async fn read_head(storage: &Storage, partition: &PartitionId) -> Result<Hea
 /// J1, C1: head, then LIST. A live file that is missing from the listing is an error only if the head is still the same
 /// afterwards.
 pub async fn observe(storage: &Storage, partition: &PartitionId) -> Result<View, ObserveError> {
+    let View { head, listing } = observe_as_it_is(storage, partition).await?;
+    match first_missing(&head, &listing) {
+        None => Ok(View { head, listing }),
+        Some((file, state)) => {
+            let (partition, generation) = (partition.clone(), head.generation());
+            Err(ObserveError::LiveFileMissing { partition, generation, file, state })
+        }
+    }
+}
+
+/// The same for whoever looks for what is wrong: live files may be missing from the listing, and then they are missing
+/// from storage. Nothing may be planned or deleted from such a view.
+pub async fn observe_as_it_is(storage: &Storage, partition: &PartitionId) -> Result<View, ObserveError> {
     let mut head = read_head(storage, partition).await?;
     for _ in 0..MAX_LOOKS {
         let listing = storage.list_partition(partition).await?;
         let newest = listing.records.iter().map(|r| r.generation).max().unwrap_or_default();
         if newest == head.generation() {
-            let Some((file, state)) = first_missing(&head, &listing) else { return Ok(View { head, listing }) };
+            if first_missing(&head, &listing).is_none() {
+                return Ok(View { head, listing });
+            }
             let again = read_head(storage, partition).await?;
             if again == head {
-                let (partition, generation) = (partition.clone(), head.generation());
-                return Err(ObserveError::LiveFileMissing { partition, generation, file, state });
+                return Ok(View { head, listing });
             }
             head = again;
         } else {

@@ -268,6 +268,21 @@ impl Head {
         record
     }
 
+    /// An operator's decision: the same, with `files` live as well. Which files may be adopted is decided in
+    /// [`super::adopt`].
+    #[must_use]
+    pub fn adopt(&self, author: Author, listing: &Listing, files: &[LiveFile]) -> Record {
+        let mut record = self.next(RecordKind::Adopt, author, listing);
+        record.live.extend(files.iter().filter(|f| self.live_file(&f.name).is_none()).cloned());
+        record.outputs = Totals {
+            files: files.len() as u64,
+            size_bytes: files.iter().map(|f| f.size_bytes).sum(),
+            rows: files.iter().map(|f| f.rows).sum(),
+        };
+        record.sort();
+        record
+    }
+
     /// A record of the next generation that changes nothing.
     fn next(&self, kind: RecordKind, author: Author, listing: &Listing) -> Record {
         // With another size it is another file, which counts: the retired one is gone for good, and an entry for it beside

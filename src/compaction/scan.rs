@@ -159,12 +159,7 @@ pub fn scan(env: Arc<JobEnv>, scope: Scope, standing: Arc<Standing>, waits: Wait
         .boxed();
     }
     let looking = Arc::clone(&env);
-    let scope = Arc::new(scope);
-    databases(Arc::clone(&env), Arc::clone(&scope))
-        .flat_map(move |database| match database {
-            Ok(database) => measurements(Arc::clone(&env), database, Arc::clone(&scope)),
-            Err(finding) => one(Err(finding)),
-        })
+    places(env, scope)
         .map(move |found| {
             let (env, standing) = (Arc::clone(&looking), Arc::clone(&standing));
             async move {
@@ -181,8 +176,18 @@ pub fn scan(env: Arc<JobEnv>, scope: Scope, standing: Arc<Standing>, waits: Wait
         .boxed()
 }
 
+/// Every hour in scope with what a listing showed in it, one measurement after the other.
+pub(super) fn places(env: Arc<JobEnv>, scope: Scope) -> BoxStream<'static, Found<Scanned>> {
+    databases(Arc::clone(&env), scope.database)
+        .flat_map(move |database| match database {
+            Ok(database) => measurements(Arc::clone(&env), database, scope.measurement.clone()),
+            Err(finding) => one(Err(finding)),
+        })
+        .boxed()
+}
+
 /// Something found on the way down, or a finding that ends it there.
-type Found<T> = Result<T, Finding>;
+pub(super) type Found<T> = Result<T, Finding>;
 
 fn one<T: Send + 'static>(item: Found<T>) -> BoxStream<'static, Found<T>> {
     stream::once(async move { item }).boxed()

@@ -53,7 +53,7 @@ pub fn plan(head: &Head, listing: &Listing, now: DateTime<Utc>, record_retention
     plan.old_records = listing
         .records
         .iter()
-        .filter(|r| r.generation < head.generation() && r.last_modified + record_retention <= now)
+        .filter(|r| r.generation < head.generation() && now - r.last_modified >= record_retention)
         .cloned()
         .collect();
     plan

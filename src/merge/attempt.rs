@@ -21,8 +21,8 @@ use super::stitch::{Stitched, stitch};
 use super::verify::{self, Fingerprint};
 use super::work_dir::{WorkDir, remove_slice};
 use super::{
-    LINEAGE_INPUTS_KEY, MergeError, MergeLimits, MergeOptions, MergeProgress, MergeRequest, MergeStep, MergedFile,
-    ProgressSink, Verify,
+    LINEAGE_INPUTS_KEY, LINEAGE_PART_KEY, MergeError, MergeLimits, MergeOptions, MergeProgress, MergeRequest,
+    MergeStep, MergedFile, ProgressSink, Verify,
 };
 
 /// Files in one scan. Very long lists of wide files have crashed older versions, and a short list is quicker to halve.
@@ -259,7 +259,7 @@ impl Attempt<'_> {
         Ok(vec![
             ("arc.job_id".to_owned(), self.request.job_id.clone()),
             ("arc.generation".to_owned(), self.request.generation.to_string()),
-            ("arc.part".to_owned(), format!("{part}/{parts}")),
+            (LINEAGE_PART_KEY.to_owned(), format!("{part}/{parts}")),
             (LINEAGE_INPUTS_KEY.to_owned(), names),
             ("arc.engine".to_owned(), self.session.version()?),
         ])

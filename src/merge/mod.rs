@@ -26,6 +26,7 @@ mod fixtures;
 mod lanes;
 mod order;
 mod protocol;
+pub mod recheck;
 pub mod resources;
 mod scan;
 mod schema;
@@ -58,6 +59,9 @@ pub use self::subprocess::{SubprocessEngine, SubprocessSettings};
 
 /// Key of the Parquet key-value metadata under which an output names its inputs, as a JSON array of file names.
 pub const LINEAGE_INPUTS_KEY: &str = "arc.inputs";
+
+/// Key under which an output says which part of how many it is: `2/3`.
+pub const LINEAGE_PART_KEY: &str = "arc.part";
 
 /// Merges files. Two implementations: in this process, and in a child process.
 #[async_trait]

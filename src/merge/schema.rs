@@ -35,7 +35,7 @@ use super::{MergeInput, MergeOptions, SetAside, SetAsideReason, TimeBound};
 pub(super) struct SchemaGroup {
     /// Output columns, in order of first appearance over the inputs in request order.
     pub(super) columns: Vec<GroupColumn>,
-    /// Files of identical physical schema. At least two files over all classes.
+    /// Files of identical physical schema. To be merged: at least two files over all classes.
     pub(super) classes: Vec<FileClass>,
     /// Indices into `columns`: the sort key, most significant first.
     pub(super) sort: Vec<usize>,
@@ -128,6 +128,25 @@ pub(super) fn group(
     inputs: &[MergeInput],
     options: &MergeOptions,
 ) -> (Vec<SchemaGroup>, Vec<SetAside>) {
+    group_at_least(2, surveyed, inputs, options)
+}
+
+/// The same, for files that are only read: a file that fits to no other makes a group of its own.
+pub(super) fn group_all(
+    surveyed: Vec<Surveyed>,
+    inputs: &[MergeInput],
+    options: &MergeOptions,
+) -> (Vec<SchemaGroup>, Vec<SetAside>) {
+    group_at_least(1, surveyed, inputs, options)
+}
+
+/// Rewriting a group of fewer than `least` files would gain nothing.
+fn group_at_least(
+    least: usize,
+    surveyed: Vec<Surveyed>,
+    inputs: &[MergeInput],
+    options: &MergeOptions,
+) -> (Vec<SchemaGroup>, Vec<SetAside>) {
     let mut set_aside = Vec::new();
     let mut put_aside = |input: usize, reason| set_aside.push((input, reason));
 
@@ -149,7 +168,7 @@ pub(super) fn group(
 
     let mut groups = Vec::new();
     for (number, draft) in drafts.iter().enumerate() {
-        let alone = draft.classes.iter().map(|class| class.files.len()).sum::<usize>() < 2;
+        let alone = draft.classes.iter().map(|class| class.files.len()).sum::<usize>() < least;
         if alone {
             let mut others = drafts.iter().enumerate().filter(|(other, _)| *other != number);
             let conflict = others.find_map(|(_, other)| other.conflict(&draft.classes[0]));

@@ -99,6 +99,11 @@ impl Session {
         })
     }
 
+    /// Runs a statement that returns one number.
+    pub(super) fn number(&self, statement: &str) -> Result<u64, StatementError> {
+        self.run(|c| c.query_row(statement, [], |row| row.get(0)))
+    }
+
     /// The engine's name and version.
     pub(super) fn version(&self) -> Result<String, MergeError> {
         let version =

@@ -143,6 +143,11 @@ pub(super) fn slice_column(index: usize) -> String {
 
 /// `SELECT rows, xor, sum` over all rows of the sources, independent of their order.
 pub(super) fn fingerprint(group: &SchemaGroup, sources: &[Source<'_>]) -> String {
+    fold(&hashes(group, sources))
+}
+
+/// `SELECT h` of every row of the sources.
+fn hashes(group: &SchemaGroup, sources: &[Source<'_>]) -> String {
     let branches: Vec<String> = sources
         .iter()
         .map(|s| {
@@ -153,7 +158,44 @@ pub(super) fn fingerprint(group: &SchemaGroup, sources: &[Source<'_>]) -> String
             )
         })
         .collect();
-    fold(&branches.join(" UNION ALL "))
+    branches.join(" UNION ALL ")
+}
+
+/// How many rows of `part` have no equal of their own in `whole`, by their hashes, as multisets.
+pub(super) fn rows_missing(group: &SchemaGroup, part: &[Source<'_>], whole: &[Source<'_>]) -> String {
+    format!(
+        "WITH part AS (SELECT h, count(*) AS n FROM ({}) GROUP BY h), \
+         whole AS (SELECT h, count(*) AS n FROM ({}) WHERE h IN (SELECT h FROM part) GROUP BY h) \
+         SELECT CAST(coalesce(sum(greatest(part.n - coalesce(whole.n, 0), 0)), 0) AS UBIGINT) \
+         FROM part LEFT JOIN whole USING (h)",
+        hashes(group, part),
+        hashes(group, whole)
+    )
+}
+
+/// How many rows of a file come before the row above them in the order of `keys`: ascending, nulls last.
+pub(super) fn steps_back(path: &str, keys: &[String]) -> String {
+    let path = literal(&without_glob(path));
+    let columns: Vec<String> = keys
+        .iter()
+        .enumerate()
+        .map(|(i, key)| {
+            let key = identifier(key);
+            format!("t.{key} AS k{i}, lag(t.{key}) OVER () AS p{i}")
+        })
+        .collect();
+    // From the least significant key up: less, or equal and the rest is less.
+    let back = (0..keys.len()).rev().fold("false".to_owned(), |rest, i| {
+        format!(
+            "((p{i} IS NULL AND k{i} IS NOT NULL) OR coalesce(k{i} < p{i}, false) \
+             OR (k{i} IS NOT DISTINCT FROM p{i} AND {rest}))"
+        )
+    });
+    format!(
+        "SELECT CAST(count(*) AS UBIGINT) FROM (SELECT file_row_number AS r, {} \
+         FROM read_parquet({path}, hive_partitioning = false, file_row_number = true) AS t) WHERE r > 0 AND {back}",
+        columns.join(", ")
+    )
 }
 
 /// The same over finished outputs, whose columns are the group's, in its order.

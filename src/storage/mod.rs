@@ -206,6 +206,15 @@ impl Storage {
         let Some(root) = self.local.clone() else { return Ok(Vec::new()) };
         blocking(move || OwnedDir::sweep(&root.staging())).await
     }
+
+    /// The staging folders that [`Self::sweep_staging`] would remove. Changes nothing.
+    ///
+    /// # Errors
+    /// When the staging area cannot be read.
+    pub async fn staging_leftovers(&self) -> Result<Vec<String>, StorageError> {
+        let Some(root) = self.local.clone() else { return Ok(Vec::new()) };
+        blocking(move || OwnedDir::leftovers(&root.staging())).await
+    }
 }
 
 /// The name of a staging folder. Attempt ids contain the measurement and may be as long as a file name can be, so a long

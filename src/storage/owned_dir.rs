@@ -76,6 +76,26 @@ impl OwnedDir {
         self.remove_now()
     }
 
+    /// The ids below `root` that a [`Self::sweep`] would remove, sorted. Changes nothing.
+    ///
+    /// # Errors
+    /// When the root cannot be read.
+    pub fn leftovers(root: &Path) -> Result<Vec<String>, StorageError> {
+        // Without a root lock nothing was ever made here.
+        let path = root.join(ROOT_LOCK);
+        let _root_lock = match File::open(&path) {
+            Ok(file) => {
+                file.lock().map_err(at(&path))?;
+                file
+            }
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(at(&path)(error)),
+        };
+        let mut ids: Vec<String> = abandoned(root)?.into_iter().map(|(id, _)| id).collect();
+        ids.sort();
+        Ok(ids)
+    }
+
     fn remove_now(&mut self) -> Result<(), StorageError> {
         let Some(owner) = self.owner.take() else { return Ok(()) };
         remove_folder(&self.path, &self.owner_path)?;
@@ -192,6 +212,7 @@ mod tests {
         std::fs::create_dir(root.path().join("cpu_foreign")).unwrap();
         std::fs::write(root.path().join("file"), "x").unwrap();
 
+        assert_eq!(OwnedDir::leftovers(root.path()).unwrap(), ["cpu", "cpu_12"]);
         assert_eq!(OwnedDir::sweep(root.path()).unwrap(), ["cpu", "cpu_12"]);
 
         assert!(live.path().join("data").exists());

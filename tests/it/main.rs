@@ -25,3 +25,4 @@ mod server;
 mod shapes;
 mod support;
 mod traps;
+mod verify;

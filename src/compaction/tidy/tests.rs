@@ -52,3 +52,9 @@ fn old_records_go_and_the_head_never_does() {
     let plan = plan(&head(4, &[], &[]), &shown, at(24, 30), DAY);
     assert_eq!(plan.old_records.iter().map(|r| r.generation.0).collect::<Vec<_>>(), [1]);
 }
+
+#[test]
+fn a_retention_longer_than_any_calendar_keeps_every_record() {
+    let shown = listing(vec![], [1, 2, 3]);
+    assert!(plan(&head(3, &[], &[]), &shown, at(24, 30), TimeDelta::MAX).is_empty());
+}
