@@ -178,9 +178,10 @@ pub fn scan(env: Arc<JobEnv>, scope: Scope, standing: Arc<Standing>, waits: Wait
 
 /// Every hour in scope with what a listing showed in it, one measurement after the other.
 pub(super) fn places(env: Arc<JobEnv>, scope: Scope) -> BoxStream<'static, Found<Scanned>> {
-    databases(Arc::clone(&env), scope.database)
+    let scope = Arc::new(scope);
+    databases(Arc::clone(&env), Arc::clone(&scope))
         .flat_map(move |database| match database {
-            Ok(database) => measurements(Arc::clone(&env), database, scope.measurement.clone()),
+            Ok(database) => measurements(Arc::clone(&env), database, Arc::clone(&scope)),
             Err(finding) => one(Err(finding)),
         })
         .boxed()
