@@ -12,6 +12,7 @@ mod crash;
 mod environment;
 mod faults;
 mod fidelity;
+mod model;
 mod readme;
 mod shapes;
 mod support;

@@ -1,12 +1,21 @@
 //! The record protocol as a model that is searched exhaustively (`stateright`), with the functions that production code
 //! decides by: `observe::compare`, `recovery::next_step` and `may_void`, `tidy::plan`, `policy::decide`, `snapshot::live_in`,
-//! and the records that `Head::commit` and `Head::void` make.
+//! and the records that `Head::commit` and `Head::void` make, read back from their bytes.
 //!
-//! What is bounded: two workers, two starts each; two early files, a late one, a name that is used again; one output an
-//! attempt; retention 0, so that records go as early as they can. A worker's LIST is one page, the reader's two.
-//! What is not here: leases. The protocol must hold when every lock fails.
+//! What happens: workers crash anywhere and start again, pause anywhere, creates and publications take effect late or
+//! never, deletions fail, a late file arrives, a name is used again, records go as soon as they may (retention 0).
 //!
-//! Each rule that is switched off, one at a time, must give a counterexample: so the model can fail.
+//! What is bounded: two workers with two starts each; two early files and a late one; one output an attempt; a worker's
+//! LIST is one page, the reader's two, in either order. Not everything happens in one search: each [`Setup`] adds something
+//! to the workers, and has fewer starts where that would be too many states. `ARC_MODEL_FULL=1` searches the larger ones.
+//!
+//! What is not here: leases, because the protocol must hold when every lock fails; merging, proof and fsync; files of which
+//! a look and a deletion see different ones, and a name used again while its record is being created: nothing helps
+//! against those but that writers do not reuse names.
+//!
+//! Each rule that is switched off, one at a time, must give a counterexample: so the model can fail. One rule has none in
+//! these bounds and is not among them: that a worker reads the head before it LISTs (J1). The comparison of the two, and a
+//! policy that takes every file, make up for it; the reader's same rule (S1) is among them.
 
 use std::time::Instant;
 
@@ -19,14 +28,19 @@ mod world;
 use protocol::{Protocol, Setup};
 use rules::MUTATIONS;
 
-/// The number of states that were searched.
-fn holds(name: &str, setup: Setup) -> usize {
+/// Searches all states, and says how many those were.
+#[allow(clippy::print_stdout, reason = "the figures are for people who run this with --nocapture")]
+fn holds(name: &str, setup: Setup) {
     let started = Instant::now();
     let checker = Protocol::new(setup, None).checker().threads(2).spawn_bfs().join();
     let (states, depth) = (checker.unique_state_count(), checker.max_depth());
-    println!("{name}: {states} states, {depth} steps deep, {:.1} s", started.elapsed().as_secs_f64());
+    println!("{name}: {states} states, at most {depth} steps, {:.1} s", started.elapsed().as_secs_f64());
     checker.assert_properties();
-    states
+}
+
+fn full() -> bool {
+    #[allow(clippy::disallowed_methods, reason = "how a person asks for the long search")]
+    std::env::var_os("ARC_MODEL_FULL").is_some()
 }
 
 #[test]
@@ -35,34 +49,47 @@ fn two_workers_with_two_starts_each_lose_and_double_no_row() {
 }
 
 #[test]
-fn a_reader_with_a_paged_listing_sees_every_row_once() {
-    holds("reader", Setup::READER);
+fn a_late_file_is_compacted_without_losing_or_doubling_a_row() {
+    holds("late file", if full() { Setup::LATE_FILE } else { Setup::LATE_FILE_SMALL });
 }
 
+#[test]
+fn a_name_that_is_used_again_costs_no_row() {
+    holds("reused name", Setup::REUSED_NAME);
+}
+
+#[test]
+fn writes_may_take_effect_twice_and_below_the_head_and_tidying_may_be_skipped() {
+    holds("very late writes", Setup::VERY_LATE);
+}
+
+#[test]
+fn a_reader_with_a_paged_listing_sees_every_row_once() {
+    holds("reader", if full() { Setup::READER_FULL } else { Setup::READER });
+}
+
+/// V2, T28. Such a folder may be stuck until a person has looked, but no row is destroyed.
 #[test]
 fn a_folder_restored_without_its_newest_record_keeps_every_row() {
-    holds("lost record", Setup::LOST_RECORDS);
+    holds("lost record", Setup::LOST_RECORD);
 }
 
 #[test]
+#[allow(clippy::print_stdout, reason = "the figures are for people who run this with --nocapture")]
 fn every_rule_that_is_switched_off_gives_a_counterexample() {
-    let mut failed = Vec::new();
+    let mut not_needed = Vec::new();
     for (rule, setup, expected) in MUTATIONS {
-        let started = Instant::now();
-        let model = Protocol::new(setup, Some(rule));
-        let checker = model.checker().finish_when(HasDiscoveries::AllOf([expected].into())).threads(1).spawn_bfs().join();
-        let seconds = started.elapsed().as_secs_f64();
+        let model = Protocol::new(setup, Some(rule)).checker();
+        // One thread: the first counterexample is a shortest one.
+        let checker = model.finish_when(HasDiscoveries::AllOf([expected].into())).threads(1).spawn_bfs().join();
+        let states = checker.unique_state_count();
         match checker.discovery(expected) {
-            Some(path) => {
-                println!("{rule:?}: {expected} is violated after {} steps ({seconds:.1} s)", path.into_actions().len());
-            }
+            Some(path) => println!("without {rule:?}: not so that {expected}, in {} steps", path.into_actions().len()),
             None => {
-                let found: Vec<_> = checker.discoveries().into_keys().collect();
-                println!("{rule:?}: {expected} holds; violated: {found:?} ({} states, {seconds:.1} s)",
-                    checker.unique_state_count());
-                failed.push(rule);
+                println!("without {rule:?}: still {expected}, in all of {states} states");
+                not_needed.push(rule);
             }
         }
     }
-    assert_eq!(failed, [], "the model does not need these rules");
+    assert_eq!(not_needed, [], "the model does not need these rules");
 }

@@ -7,8 +7,6 @@ use super::protocol::Setup;
 pub enum Rule {
     /// Instead: everything listed counts that is not retired.
     R1AllowList,
-    /// Instead: LIST, then the head, and no comparing of the two.
-    J1HeadBeforeList,
     /// Instead: one worker leaves a number out.
     J1NextGeneration,
     /// Instead: what was merged is what was listed, whatever is there now.
@@ -55,24 +53,23 @@ pub const RESTS: &str = "whatever was left over, one undisturbed tidy clears it 
 pub const NOT_STUCK: &str = "nobody fails closed without a cause";
 
 /// Rule, where it matters, and a property that is violated without it.
-pub const MUTATIONS: [(Rule, Setup, &str); 19] = [
-    (Rule::R1AllowList, Setup::WORKERS, DOUBLED),
-    (Rule::J1HeadBeforeList, Setup::WORKERS, LOST),
-    (Rule::J1NextGeneration, Setup::WORKERS, LOST),
-    (Rule::J4Recheck, Setup::WORKERS, DOUBLED),
-    (Rule::J5CreateIfAbsent, Setup::WORKERS, ONE_WINNER),
-    (Rule::J5RetiredKept, Setup::WORKERS, DOUBLED),
-    (Rule::PublishFirst, Setup::WORKERS, LOST),
-    (Rule::J6UnknownIsUnknown, Setup::WORKERS, LOST),
-    (Rule::J6DeletionsFromTheHead, Setup::WORKERS, LOST),
-    (Rule::J6InputsFromTheHead, Setup::WORKERS, LOST),
-    (Rule::C2SameObject, Setup::WORKERS, LOST),
-    (Rule::C3TakenGenerationsOnly, Setup::WORKERS, LOST),
-    (Rule::C4HeadStays, Setup::WORKERS, LOST),
-    (Rule::V1VoidFirst, Setup::WORKERS, LOST),
-    (Rule::V1RetiredCarriedOn, Setup::WORKERS, DOUBLED),
-    (Rule::V1LiveCarriedOn, Setup::WORKERS, LOST),
-    (Rule::V2InputsCount, Setup::LOST_RECORDS, DESTROYED),
+pub const MUTATIONS: [(Rule, Setup, &str); 18] = [
+    (Rule::R1AllowList, Setup::SMALL, DOUBLED),
+    (Rule::J1NextGeneration, Setup::SMALL, LOST),
+    (Rule::J4Recheck, Setup::REUSED_NAME, DOUBLED),
+    (Rule::J5CreateIfAbsent, Setup::SMALL, ONE_WINNER),
+    (Rule::J5RetiredKept, Setup::UNTIDIED, DOUBLED),
+    (Rule::PublishFirst, Setup::SMALL, LOST),
+    (Rule::J6UnknownIsUnknown, Setup::SMALL, LOST),
+    (Rule::J6DeletionsFromTheHead, Setup::SMALL, LOST),
+    (Rule::J6InputsFromTheHead, Setup::SMALL, LOST),
+    (Rule::C2SameObject, Setup::REUSED_NAME, LOST),
+    (Rule::C3TakenGenerationsOnly, Setup::SMALL, LOST),
+    (Rule::C4HeadStays, Setup::SMALL, LOST),
+    (Rule::V1VoidFirst, Setup::SMALL, LOST),
+    (Rule::V1RetiredCarriedOn, Setup::UNTIDIED, DOUBLED),
+    (Rule::V1LiveCarriedOn, Setup::SMALL, LOST),
+    (Rule::V2InputsCount, Setup::LOST_RECORD, DESTROYED),
     (Rule::S1HeadBeforeList, Setup::READER, READER),
     (Rule::S3ListAgain, Setup::READER, READER),
 ];

@@ -34,12 +34,18 @@ pub const REPLACED: Files = 0b0001;
 pub const RAW: Files = 0b1111;
 
 pub const ATTEMPTS: usize = 4;
-/// The author of the records of the tidying that ends every history.
+/// Who does not plan; and the author of all void records: nobody asks whose one is, so they need not be told apart.
 pub const JANITOR: u8 = 15;
 
 /// The output of an attempt. Each writes one file.
 pub fn output(attempt: u8) -> Files {
     1 << (RAW_FILES + usize::from(attempt))
+}
+
+/// The same set, with the workers' names exchanged.
+pub fn exchanged(files: Files) -> Files {
+    let outputs = files >> RAW_FILES;
+    files & RAW | ((outputs << 2 | outputs >> 2) & 0b1111) << RAW_FILES
 }
 
 /// The members of a set.
@@ -67,23 +73,36 @@ pub struct Rec {
     pub retired: Files,
 }
 
+impl Rec {
+    pub fn exchanged(self) -> Self {
+        let author = if self.author == JANITOR { JANITOR } else { self.author ^ 2 };
+        Self { author, live: exchanged(self.live), retired: exchanged(self.retired), ..self }
+    }
+}
+
 /// What an attempt wrote, or is about to. Nothing if its generation is 0.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, PartialOrd, Ord)]
 pub struct Output {
     pub generation: u8,
     pub inputs: Files,
     pub rows: Rows,
+    /// Its publication may take effect at any time.
+    pub under_way: bool,
 }
 
 /// Everything that outlives a crash.
-#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default, PartialOrd, Ord)]
 pub struct World {
     pub files: Files,
     pub outputs: [Output; ATTEMPTS],
-    /// The records that ever were the head, by generation, lowest first; their objects may be deleted.
-    pub records: Vec<Option<Rec>>,
+    /// The record with the highest generation. Those below decide nothing.
+    pub head: Option<Rec>,
     /// The record objects that are there: bit g for generation g.
     pub stored: u8,
+    /// The highest generation that ever was the head's.
+    pub highest: u8,
+    /// The raw files that ever were retired.
+    pub retired: Files,
     /// Creates under way. Each may take effect at any time, or never, or twice: the answer says nothing.
     pub creates: Vec<Rec>,
     /// The rows that ingestion has written and not replaced.
@@ -92,16 +111,22 @@ pub struct World {
 }
 
 impl World {
-    pub fn head(&self) -> Option<Rec> {
-        self.record(self.head_generation())
+    /// The same world, with the workers' names exchanged.
+    pub fn exchanged(&self) -> Self {
+        let [a, b, c, d] = self.outputs.map(|made| Output { inputs: exchanged(made.inputs), ..made });
+        let mut creates: Vec<Rec> = self.creates.iter().map(|c| c.exchanged()).collect();
+        creates.sort_unstable();
+        Self {
+            files: exchanged(self.files),
+            outputs: [c, d, a, b],
+            head: self.head.map(Rec::exchanged),
+            creates,
+            ..self.clone()
+        }
     }
 
     pub fn head_generation(&self) -> u8 {
-        u8::try_from(self.stored.checked_ilog2().unwrap_or(0)).expect("eight bits")
-    }
-
-    pub fn record(&self, generation: u8) -> Option<Rec> {
-        self.records.get(usize::from(generation).wrapping_sub(1)).copied().flatten()
+        self.head.map_or(0, |h| h.generation)
     }
 
     /// The rows of these files, each as often as it occurs.
@@ -129,20 +154,35 @@ pub enum Answer {
     LookAgain,
     /// Something is missing. An error, unless the head has changed.
     Doubt,
-    Tidy { files: Files, records: u8 },
-    /// Create this record. The author is the caller.
-    Void { record: Rec, open: Files },
+    Tidy {
+        files: Files,
+        records: u8,
+    },
+    /// Create this record.
+    Void {
+        record: Rec,
+    },
     /// Nothing is left over; merge these inputs, if any, and create this record.
-    Settled { inputs: Files, commit: Option<Rec> },
+    Settled {
+        inputs: Files,
+        commit: Option<Rec>,
+    },
 }
 
 impl Look {
+    /// Of everything, at one instant.
+    pub fn now(world: &World) -> Self {
+        Self::new(world, world.head, world.files, world.stored)
+    }
+
     pub fn new(world: &World, head: Option<Rec>, listed: Files, listed_records: u8) -> Self {
         let named = head.map_or(0, |h| h.live | h.retired) | listed;
+        let lineage = (0..ATTEMPTS).filter(|&k| listed & output(k as u8) != 0).map(|k| world.outputs[k].inputs);
+        let named = named | lineage.fold(0, |a, i| a | i);
         let mut outputs = [Output::default(); ATTEMPTS];
         for k in 0..ATTEMPTS {
             if named & output(k as u8) != 0 {
-                outputs[k] = world.outputs[k];
+                outputs[k] = Output { rows: 0, under_way: false, ..world.outputs[k] };
             }
         }
         Self { head, listed, listed_records, outputs }
@@ -162,15 +202,14 @@ impl Look {
         self.find(names.files.iter().map(|f| (f.name.as_str(), f.size_bytes)))
     }
 
-    /// One look of a worker that is `attempt`, as `settle` and `policy` go about it.
-    pub fn answer(&self, attempt: u8, without: Option<Rule>) -> Answer {
+    /// One look of a worker that is `attempt`, as `settle` and `policy` go about it. Or, if `untidied`, as if nothing were
+    /// to be tidied.
+    pub fn answer(&self, attempt: u8, untidied: bool, without: Option<Rule>) -> Answer {
         let is = |rule| without == Some(rule);
-        if !is(Rule::J1HeadBeforeList) {
-            match self.sight() {
-                Sight::Consistent => {}
-                Sight::OtherHead => return Answer::LookAgain,
-                Sight::LiveFileMissing { .. } => return Answer::Doubt,
-            }
+        match self.sight() {
+            Sight::Consistent => {}
+            Sight::OtherHead => return Answer::LookAgain,
+            Sight::LiveFileMissing { .. } => return Answer::Doubt,
         }
         let view = self.view();
         let (mut files, mut records) = self.tidy(&view);
@@ -182,10 +221,10 @@ impl Look {
         if is(Rule::C4HeadStays) {
             records = self.listed_records;
         }
-        match next_step(&view, files != 0 || records != 0) {
+        match next_step(&view, !untidied && (files != 0 || records != 0)) {
             NextStep::Tidy => Answer::Tidy { files, records },
             NextStep::FailClosed(_) => Answer::Doubt,
-            NextStep::CloseOpenAttempt { files } => self.close(&view, &files, attempt, without),
+            NextStep::CloseOpenAttempt { files } => self.close(&view, &files, without),
             NextStep::Settled => self.plan(&view, attempt, without),
         }
     }
@@ -198,7 +237,7 @@ impl Look {
         (self.find(files.map(|f| (f.name.as_str(), f.size_bytes))), records)
     }
 
-    fn close(&self, view: &View, files: &[DataFile], attempt: u8, without: Option<Rule>) -> Answer {
+    fn close(&self, view: &View, files: &[DataFile], without: Option<Rule>) -> Answer {
         let open = self.find(files.iter().map(|f| (f.name.as_str(), f.size_bytes)));
         let lineages: Vec<Lineage> = each(open)
             .map(|f| Lineage {
@@ -212,13 +251,13 @@ impl Look {
         if without == Some(Rule::V1VoidFirst) {
             return Answer::Tidy { files: open, records: 0 };
         }
-        let mut record = self.read_back(&view.head.void(author(attempt), &view.listing), attempt);
+        let mut record = self.read_back(&view.head.void(author(JANITOR), &view.listing), JANITOR);
         match without {
             Some(Rule::V1RetiredCarriedOn) => record.retired = 0,
             Some(Rule::V1LiveCarriedOn) => record.live = 0,
             _ => {}
         }
-        Answer::Void { record, open }
+        Answer::Void { record }
     }
 
     fn plan(&self, view: &View, attempt: u8, without: Option<Rule>) -> Answer {
@@ -232,7 +271,7 @@ impl Look {
         let inputs = self.find(plan.inputs.iter().map(|f| (f.name.as_str(), f.size_bytes)));
         let mut with_output = self.clone();
         with_output.outputs[usize::from(attempt)] =
-            Output { generation: u8::try_from(plan.generation.0).expect("few"), inputs, rows: 0 };
+            Output { generation: u8::try_from(plan.generation.0).expect("few"), inputs, rows: 0, under_way: false };
         let mut commit = with_output.read_back(&record, attempt);
         match without {
             Some(Rule::J5RetiredKept) => commit.retired = inputs,
@@ -308,9 +347,7 @@ impl Look {
                     checksum: String::new(),
                 })
                 .collect(),
-            retired: retired
-                .map(|f| RetiredFile { name: f.name, size_bytes: f.size_bytes, etag: f.etag })
-                .collect(),
+            retired: retired.map(|f| RetiredFile { name: f.name, size_bytes: f.size_bytes, etag: f.etag }).collect(),
             inputs: Totals::default(),
             outputs: Totals::default(),
             fingerprint: None,
