@@ -27,6 +27,7 @@ use super::world::{
 
 /// What takes part in a history. Everything else is the same in all of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(clippy::struct_excessive_bools, reason = "each is independent of the others")]
 pub struct Setup {
     /// How often each of the two workers starts.
     pub starts: [u8; 2],
@@ -45,27 +46,28 @@ pub struct Setup {
 }
 
 impl Setup {
-    /// Two workers with two starts each.
+    /// Two workers with two starts each, and a late file.
     pub const WORKERS: Self = Self {
         starts: [2, 2],
-        late_file: false,
+        late_file: true,
         reused_name: false,
         reader: false,
         lost_record: false,
         very_late_writes: false,
         untidied: false,
     };
-    /// And a late file. Many states: three starts stand in for four in an ordinary run.
-    pub const LATE_FILE: Self = Self { late_file: true, ..Self::WORKERS };
-    pub const LATE_FILE_SMALL: Self = Self { starts: [2, 1], ..Self::LATE_FILE };
     /// One start each.
-    pub const SMALL: Self = Self { starts: [1, 1], ..Self::LATE_FILE };
+    pub const SMALL: Self = Self { starts: [1, 1], ..Self::WORKERS };
     pub const REUSED_NAME: Self = Self { reused_name: true, ..Self::SMALL };
     pub const VERY_LATE: Self = Self { very_late_writes: true, untidied: true, ..Self::SMALL };
     pub const UNTIDIED: Self = Self { untidied: true, ..Self::SMALL };
     pub const READER: Self = Self { reader: true, ..Self::SMALL };
-    pub const READER_FULL: Self = Self { reader: true, ..Self::LATE_FILE_SMALL };
-    pub const LOST_RECORD: Self = Self { lost_record: true, ..Self::WORKERS };
+    pub const LOST_RECORD: Self = Self { late_file: false, lost_record: true, ..Self::WORKERS };
+
+    /// One start more.
+    pub const fn larger(self) -> Self {
+        Self { starts: [2, 1], ..self }
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
@@ -332,6 +334,16 @@ impl State {
         }
     }
 
+    /// The attempt that a worker's start is.
+    fn attempt(&self, worker: usize) -> u8 {
+        worker as u8 * 2 + self.workers[worker].start
+    }
+
+    fn settle_after(&mut self, worker: usize) {
+        self.workers[worker].phase = Phase::Last;
+        self.workers[worker].at = At::Start;
+    }
+
     /// The same state, with the workers' names exchanged.
     fn exchanged(&self) -> Self {
         let exchange = |w: Worker| Worker {
@@ -368,10 +380,6 @@ impl State {
 }
 
 impl Protocol {
-    fn attempt(&self, worker: usize, state: &State) -> u8 {
-        worker as u8 * 2 + state.workers[worker].start
-    }
-
     /// The end of a start, well or badly.
     fn end(&self, worker: usize, state: &mut State) {
         let w = &mut state.workers[worker];
@@ -384,7 +392,7 @@ impl Protocol {
     }
 
     fn work(&self, worker: usize, state: &mut State, untidied: bool) {
-        let attempt = self.attempt(worker, state);
+        let attempt = state.attempt(worker);
         let world = &mut state.world;
         match state.workers[worker].at {
             At::Start => state.workers[worker].at = At::List { head: world.head },
@@ -410,7 +418,7 @@ impl Protocol {
                     send(world, commit);
                     state.workers[worker].at = At::Commit { generation: commit.generation };
                 } else {
-                    self.settle_after(worker, state);
+                    state.settle_after(worker);
                 }
             }
             At::Commit { generation } => self.forget(worker, state, attempt, generation),
@@ -420,7 +428,7 @@ impl Protocol {
 
     /// What a look leads to.
     fn act(&self, worker: usize, state: &mut State, look: Look, untidied: bool) {
-        let attempt = self.attempt(worker, state);
+        let attempt = state.attempt(worker);
         let head = look.head;
         let phase = state.workers[worker].phase;
         let at = match self.answer(look, if phase == Phase::First { attempt } else { JANITOR }, untidied) {
@@ -476,15 +484,10 @@ impl Protocol {
             Some(Rule::J6InputsFromTheHead) => inputs,
             _ => 0,
         };
-        self.settle_after(worker, state);
+        state.settle_after(worker);
         if delete != 0 {
             state.workers[worker].at = At::Tidy { files: delete, records: 0, failed: false };
         }
-    }
-
-    fn settle_after(&self, worker: usize, state: &mut State) {
-        state.workers[worker].phase = Phase::Last;
-        state.workers[worker].at = At::Start;
     }
 
     fn read(&self, state: &mut State, first: bool) {
@@ -596,7 +599,7 @@ impl Model for Protocol {
         }
         for worker in 0..2 {
             let Worker { at, phase, .. } = state.workers[worker];
-            let attempt = self.attempt(worker, state);
+            let attempt = state.attempt(worker);
             let waits = match at {
                 At::Finished => continue,
                 At::Void { generation } => {

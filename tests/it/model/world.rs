@@ -180,9 +180,9 @@ impl Look {
         let lineage = (0..ATTEMPTS).filter(|&k| listed & output(k as u8) != 0).map(|k| world.outputs[k].inputs);
         let named = named | lineage.fold(0, |a, i| a | i);
         let mut outputs = [Output::default(); ATTEMPTS];
-        for k in 0..ATTEMPTS {
-            if named & output(k as u8) != 0 {
-                outputs[k] = Output { rows: 0, under_way: false, ..world.outputs[k] };
+        for (k, made) in (0..).zip(&mut outputs) {
+            if named & output(k) != 0 {
+                *made = Output { rows: 0, under_way: false, ..world.outputs[usize::from(k)] };
             }
         }
         Self { head, listed, listed_records, outputs }
