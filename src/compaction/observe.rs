@@ -90,21 +90,43 @@ pub async fn observe_as_it_is(storage: &Storage, partition: &PartitionId) -> Res
     let mut head = read_head(storage, partition).await?;
     for _ in 0..MAX_LOOKS {
         let listing = storage.list_partition(partition).await?;
-        let newest = listing.records.iter().map(|r| r.generation).max().unwrap_or_default();
-        if newest == head.generation() {
-            if first_missing(&head, &listing).is_none() {
-                return Ok(View { head, listing });
+        match compare(&head, &listing) {
+            Sight::Consistent => return Ok(View { head, listing }),
+            Sight::OtherHead => head = read_head(storage, partition).await?,
+            Sight::LiveFileMissing { .. } => {
+                let again = read_head(storage, partition).await?;
+                if again == head {
+                    return Ok(View { head, listing });
+                }
+                head = again;
             }
-            let again = read_head(storage, partition).await?;
-            if again == head {
-                return Ok(View { head, listing });
-            }
-            head = again;
-        } else {
-            head = read_head(storage, partition).await?;
         }
     }
     Err(ObserveError::Unsettled { partition: partition.clone() })
+}
+
+/// What a head and a LIST that was made after it was read are worth together.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Sight {
+    /// They make a [`View`].
+    Consistent,
+    /// The newest record listed is another one: read the head again.
+    OtherHead,
+    /// An error, if the head is still the same when it is read again.
+    LiveFileMissing { file: String, state: MissingState },
+}
+
+/// J1, C1: the pure part of [`observe`].
+#[must_use]
+pub fn compare(head: &Head, listing: &Listing) -> Sight {
+    let newest = listing.records.iter().map(|r| r.generation).max().unwrap_or_default();
+    if newest != head.generation() {
+        return Sight::OtherHead;
+    }
+    match first_missing(head, listing) {
+        None => Sight::Consistent,
+        Some((file, state)) => Sight::LiveFileMissing { file, state },
+    }
 }
 
 /// The first live file of the head that the listing does not show with its size.

@@ -17,6 +17,7 @@ mod environment;
 mod faults;
 mod fidelity;
 mod logs;
+mod model;
 mod numbers;
 mod quarantine;
 mod readme;
