@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use arc::compaction::observe::{Sight, View, compare};
 use arc::compaction::plan::Decision;
+use arc::compaction::policy::Situation;
+use arc::compaction::quarantine::HeldBack;
 use arc::compaction::record::{Author, Head, LiveFile, Record, RecordKind, RetiredFile, Totals};
 use arc::compaction::recovery::{Lineage, NextStep, may_void, next_step};
 use arc::compaction::settings::PolicySettings;
@@ -265,7 +267,9 @@ impl Look {
         if attempt == JANITOR {
             return nothing;
         }
-        let Decision::Compact(plan) = policy::decide(&partition(), view, &settings(), now()) else { return nothing };
+        let (partition_id, held_back) = (partition(), HeldBack::default());
+        let situation = Situation { partition: &partition_id, view, held_back: &held_back, now: now() };
+        let Decision::Compact(plan) = policy::decide(situation, &settings()) else { return nothing };
         let outcome = outcome(&CompactedName::stem(&partition(), plan.generation, &unique(attempt)), &plan.inputs);
         let record = view.head.commit(author(attempt), &view.listing, &plan.inputs, &outcome);
         let inputs = self.find(plan.inputs.iter().map(|f| (f.name.as_str(), f.size_bytes)));
