@@ -197,3 +197,45 @@ fn tokens_are_made_listed_and_revoked_on_the_command_line() {
     let unknown = run(&["revoke", "a"]);
     assert!(unknown.code == 1 && unknown.stderr.contains("there is no token named \"a\""), "{unknown:#?}");
 }
+
+/// T65: no route is open by oversight. Every client has an address of its own, so that wrong tokens are not throttled.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_route_asks_for_a_token_and_every_change_for_an_admin() {
+    const PUBLIC: [&str; 3] = ["/", "/health", "/ready"];
+    let arc = Arc::new();
+    let input = arc::config::Input { file: Some(arc.config_file()), ..arc::config::Input::default() };
+    let server = arc::Server::new(&arc::config::Config::load(&input).unwrap()).unwrap();
+    let now = arc::clock::Clock::now(&arc::clock::SystemClock);
+    let reader = server.tokens().create("reader", arc::auth::Role::Read, now).await.unwrap();
+    let admin = server.tokens().create("admin", arc::auth::Role::Admin, now).await.unwrap();
+    let (router, mut clients) = (server.router(), 0u8);
+    let mut ask = async |method: &axum::http::Method, path: &str, token: Option<&str>| {
+        clients += 1;
+        let address: std::net::SocketAddr = ([10, 0, 0, clients], 1).into();
+        let mut request = axum::http::Request::builder().method(method).uri(path);
+        if let Some(token) = token {
+            request = request.header("x-api-key", token);
+        }
+        let mut request = request.body(axum::body::Body::empty()).unwrap();
+        request.extensions_mut().insert(axum::extract::ConnectInfo(address));
+        tower::ServiceExt::oneshot(router.clone(), request).await.unwrap().status().as_u16()
+    };
+    for (method, template) in arc::api::served() {
+        let path: Vec<&str> = template.split('/').map(|part| if part.starts_with('{') { "x" } else { part }).collect();
+        let path = path.join("/");
+        let refused = |status: u16| matches!(status, 401 | 403);
+        if PUBLIC.contains(&template) {
+            assert!(!refused(ask(&method, &path, None).await), "{method} {template} is public");
+            continue;
+        }
+        assert_eq!(ask(&method, &path, None).await, 401, "{method} {template} without a token");
+        assert_eq!(ask(&method, &path, Some("arc_wrong")).await, 401, "{method} {template} with a wrong token");
+        let looked = ask(&method, &path, Some(reader.token.reveal())).await;
+        if method == axum::http::Method::GET {
+            assert!(!refused(looked), "{method} {template} with a read token: {looked}");
+        } else {
+            assert_eq!(looked, 403, "{method} {template} with a read token");
+        }
+        assert!(!refused(ask(&method, &path, Some(admin.token.reveal())).await), "{method} {template} as admin");
+    }
+}

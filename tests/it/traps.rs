@@ -106,11 +106,7 @@ const TRAPS: [(u32, &str, &str); 70] = [
     (62, "counted after the fact", "an_output_that_reads_back_differently_keeps_every_input"),
     (63, "absent is null", "compact_json_has_the_documented_fields_and_types"),
     (64, "verification blocks the commit", "an_output_that_reads_back_differently_keeps_every_input"),
-    (
-        65,
-        "the API answers at once, and asks for a token",
-        "a_trigger_needs_a_token_answers_before_the_cycle_ends_and_its_job_is_shown",
-    ),
+    (65, "the API answers at once, and asks for a token", "every_route_asks_for_a_token_and_every_change_for_an_admin"),
     (66, "documentation is tested", "the_readme_says_what_is_so"),
     (67, "nothing is said to be done before it is", "an_output_that_reads_back_differently_keeps_every_input"),
     (68, "the check is the write", "two_programs_that_do_not_share_locks_still_compact_every_partition_once"),
