@@ -28,6 +28,7 @@ use super::report::{CycleReport, JobStatus, Problem, Skipped, duration_seconds};
 use super::scan::{self, Candidate, Finding, Scope, Work};
 use super::settings::CompactionSettings;
 use super::temp_space::TempBudget;
+use super::turn::{Turn, TurnGuard};
 use crate::clock::Clock;
 use crate::lock::LockManager;
 use crate::merge::{MergeEngine, MergeLimits};
@@ -460,39 +461,6 @@ fn recoveries(result: &Result<AttemptReport, JobError>) -> Vec<RecoveryOutcome> 
         }
         Err(JobError::FailClosed { .. }) => vec![RecoveryOutcome::FailedClosed],
         Err(_) => Vec::new(),
-    }
-}
-
-/// The right to run a cycle: one at a time.
-#[derive(Debug, Clone, Default)]
-struct Turn(Arc<Mutex<Option<String>>>);
-
-/// Gives the turn back when dropped.
-#[derive(Debug)]
-struct TurnGuard {
-    turn: Turn,
-    cycle_id: String,
-}
-
-impl Turn {
-    /// The error is the id of the cycle that has the turn.
-    fn take(&self, cycle_id: String) -> Result<TurnGuard, String> {
-        let mut holder = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(running) = &*holder {
-            return Err(running.clone());
-        }
-        *holder = Some(cycle_id.clone());
-        Ok(TurnGuard { turn: self.clone(), cycle_id })
-    }
-
-    fn holder(&self) -> Option<String> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-}
-
-impl Drop for TurnGuard {
-    fn drop(&mut self) {
-        *self.turn.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 }
 

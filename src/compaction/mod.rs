@@ -80,6 +80,7 @@ mod temp_space;
 #[cfg(test)]
 mod testing;
 pub mod tidy;
+mod turn;
 pub mod verify;
 
 pub use backlog::Backlog;
