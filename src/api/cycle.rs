@@ -94,7 +94,7 @@ pub async fn trigger(
             Json(DryRun { message, status, count: page.count, candidates: page.candidates, problems }).into_response()
         );
     }
-    let cycle_id = app.scheduler.trigger_now(scope).map_err(ApiError::from)?;
+    let cycle_id = app.scheduler.trigger_now(scope).await.map_err(ApiError::from)?;
     let (message, status) = ("Compaction triggered", "running");
     Ok((StatusCode::ACCEPTED, Json(Triggered { message, status, cycle_id })).into_response())
 }

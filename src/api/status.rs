@@ -118,6 +118,8 @@ pub async fn status(
     Query(NoParameters {}): Query<NoParameters>,
 ) -> Result<Json<ServiceStatus>, ApiError> {
     let totals = app.manager.history().totals().await?;
+    // A pause by another server on the same state.
+    app.scheduler.refresh().await;
     let backlog = app.manager.backlog();
     let cycle_id = app.manager.running_cycle();
     Ok(Json(ServiceStatus {

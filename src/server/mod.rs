@@ -26,7 +26,7 @@ mod socket;
 #[cfg(test)]
 mod tests;
 
-pub use build::{BuildError, build_manager, open_state, open_storage};
+pub use build::{BuildError, build_manager, look_at, open_state, open_storage};
 pub use listen::{ListenError, listen};
 pub use shutdown::ShutdownReport;
 

@@ -4,6 +4,7 @@ use std::sync::{Arc as Shared, Mutex};
 
 use arc::clock::SystemClock;
 use arc::compaction::events::{Event, EventSink};
+use arc::compaction::quarantine::Quarantine;
 use arc::compaction::{Backlog, CompactionManager, Components, CycleReport, Scope};
 use arc::config::{Config, Input};
 use arc::lock::CompactionLock;
@@ -74,7 +75,7 @@ impl Counted {
             active_jobs: 0,
             backlog: *seen.lock().unwrap(),
         });
-        let scrape = Scrape::new(metrics, clock, state, work);
+        let scrape = Scrape::new(metrics, clock, Quarantine::new(state), work);
         Self { manager: CompactionManager::new(components, config.compaction), scrape, backlog }
     }
 
