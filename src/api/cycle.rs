@@ -2,6 +2,8 @@
 
 #![allow(clippy::struct_field_names, reason = "the names of the fields are part of the API")]
 
+use std::sync::Arc;
+
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -87,7 +89,7 @@ pub async fn trigger(
     candidates::check_exists(&app, &scope).await?;
     if dry_run {
         let look = Look { scope, after: None, limit: DRY_RUN_CANDIDATES, explain: false };
-        let page = candidates::look(&app, look).await?;
+        let page = Arc::unwrap_or_clone(candidates::find(&app, look).await);
         let (message, status) = ("Nothing was started", "dry_run");
         let problems = page.problems;
         return Ok(

@@ -20,6 +20,7 @@ mod errors;
 mod limits;
 mod listen;
 mod request_id;
+mod share;
 mod shell;
 mod shutdown;
 mod socket;
