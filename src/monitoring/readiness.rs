@@ -3,7 +3,7 @@
 //! | check       | red when |
 //! |---|---|
 //! | `storage`   | its databases cannot be listed, or not within [`LIMIT`] |
-//! | `state`     | the state database cannot begin a change, or its file was removed or replaced |
+//! | `state`     | the state database takes no change, or its file was removed or replaced |
 //! | `scheduler` | its task has ended |
 //! | `backlog`   | the oldest candidate is far behind schedule, or scans have stopped (see `verdict`) |
 //!
@@ -154,12 +154,14 @@ async fn ask_storage(storage: Storage, said: Said) -> Result<(), String> {
     listed.map(drop).map_err(|error| error.without_store_words())
 }
 
-/// A change that changes nothing: it needs the writing connection, the right to write, and the lock that every change
-/// needs. An open file that was removed still answers, so the file is looked at, too.
+/// A small change: it needs what every change needs, the writing connection, the right to write, the lock and room on the
+/// disk. An open file that was removed still answers, so the file is looked at, too.
 async fn ask_state(state: StateDb, opened: Option<(u64, u64)>) -> Result<(), String> {
     let path = state.path().to_owned();
-    let begun = state.write(|connection| connection.execute_batch("BEGIN IMMEDIATE; ROLLBACK").map_err(Failure::from));
-    begun.await.map_err(|error| error.to_string())?;
+    const CHANGE: &str =
+        "INSERT INTO service_switches VALUES ('probe', '') ON CONFLICT (name) DO UPDATE SET value = excluded.value";
+    let changed = state.write(|connection| connection.execute(CHANGE, []).map(drop).map_err(Failure::from));
+    changed.await.map_err(|error| error.to_string())?;
     if opened.is_some() && identity(&path) != opened {
         return Err("the file was removed or replaced while the service ran; restart the service".to_owned());
     }
