@@ -23,13 +23,15 @@ use tokio::sync::Semaphore;
 const MAX_SCANS_AT_ONCE: usize = 2;
 
 type Scan<T> = Shared<BoxFuture<'static, Arc<T>>>;
+/// By what they are to find. An entry lives as long as its clients.
+type Waiting<K, T> = Mutex<HashMap<K, WeakShared<BoxFuture<'static, Arc<T>>>>>;
 
 /// The scans that run, and the ones that wait, by what they are to find.
 #[derive(Debug)]
 pub(super) struct Scans<K, T> {
     turns: Arc<Semaphore>,
-    /// Scans that have not begun. An entry lives as long as its clients.
-    waiting: Arc<Mutex<HashMap<K, WeakShared<BoxFuture<'static, Arc<T>>>>>>,
+    /// Scans that have not begun.
+    waiting: Arc<Waiting<K, T>>,
 }
 
 impl<K, T> Clone for Scans<K, T> {

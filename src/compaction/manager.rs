@@ -18,7 +18,7 @@ use super::backlog::{Backlog, BacklogKeeper, Seen};
 use super::cycle::Cycle;
 use super::error::JobError;
 use super::events::{Event, EventSink, RecoveryOutcome, Step};
-use super::history::History;
+use super::history::{History, Totals};
 use super::job::{self, Attempt, AttemptId, AttemptReport, JobEnv, LOG};
 use super::ledger::{Ledger, Waits};
 use super::live::{CancelOutcome, LiveJob, LiveJobs};
@@ -33,7 +33,7 @@ use crate::clock::Clock;
 use crate::lock::LockManager;
 use crate::merge::{MergeEngine, MergeLimits};
 use crate::partition::PartitionId;
-use crate::state::StateDb;
+use crate::state::{StateDb, StateError};
 use crate::storage::{OwnedDir, Storage, StorageError};
 
 /// The parts that a manager works with.
@@ -205,6 +205,14 @@ impl CompactionManager {
     #[must_use]
     pub fn backlog(&self) -> Option<Backlog> {
         self.backlog.get()
+    }
+
+    /// Totals over all jobs that ever ended, of all databases and of each.
+    ///
+    /// # Errors
+    /// When the state database cannot be read.
+    pub async fn stats(&self) -> Result<Totals, StateError> {
+        self.history.totals().await
     }
 
     /// The durable past.

@@ -154,12 +154,13 @@ async fn ask_storage(storage: Storage, said: Said) -> Result<(), String> {
     listed.map(drop).map_err(|error| error.without_store_words())
 }
 
+const CHANGE: &str =
+    "INSERT INTO service_switches VALUES ('probe', '') ON CONFLICT (name) DO UPDATE SET value = excluded.value";
+
 /// A small change: it needs what every change needs, the writing connection, the right to write, the lock and room on the
 /// disk. An open file that was removed still answers, so the file is looked at, too.
 async fn ask_state(state: StateDb, opened: Option<(u64, u64)>) -> Result<(), String> {
     let path = state.path().to_owned();
-    const CHANGE: &str =
-        "INSERT INTO service_switches VALUES ('probe', '') ON CONFLICT (name) DO UPDATE SET value = excluded.value";
     let changed = state.write(|connection| connection.execute(CHANGE, []).map(drop).map_err(Failure::from));
     changed.await.map_err(|error| error.to_string())?;
     if opened.is_some() && identity(&path) != opened {

@@ -8,6 +8,7 @@ use tempfile::TempDir;
 use super::super::conformance::{self, partition, take};
 use super::*;
 use crate::clock::ManualClock;
+use crate::state::StateError;
 
 const TTL: Duration = Duration::from_mins(1);
 

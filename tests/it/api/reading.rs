@@ -192,9 +192,9 @@ async fn the_error_of_a_job_is_kept_and_shown_without_the_words_of_the_store() {
         let answer = app.get(uri).await;
         assert!(!answer.text.contains("SECRET"), "{uri}: {answer:#?}");
     }
-    for file in std::fs::read_dir(app.arc.dir()).unwrap().map(|entry| entry.unwrap().path()) {
+    for file in fs::read_dir(app.arc.dir()).unwrap().map(|entry| entry.unwrap().path()) {
         if file.is_file() {
-            let bytes = std::fs::read(&file).unwrap();
+            let bytes = fs::read(&file).unwrap();
             assert!(!bytes.windows(6).any(|window| window == b"SECRET"), "{}", file.display());
         }
     }
