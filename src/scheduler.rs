@@ -15,8 +15,10 @@
 //!   exactly one further cycle follows, right after the running one, for all of their schedules together.
 //! - While compaction is paused no job starts. Of the ticks of that time, and of a scheduled cycle that the pause cut
 //!   short, one cycle is left, which starts with the resume. A pause outlives the process. It holds for this process at
-//!   once, and for another one on the same state database from its next start on.
-//! - A cycle that panics ends itself and nothing else.
+//!   once, and for every other one on the same state database from the next cycle that it would start: the durable switch is
+//!   looked at before each. A cycle that another process has running learns of it within five seconds.
+//! - A cycle that panics ends itself and nothing else. A task that panics is started again after a minute, with what it had
+//!   to do; until then it says that it is not running.
 //!
 //! Several servers may run the same schedule over the same data: leases keep their jobs apart, and a cycle that finds
 //! nothing left to do does nothing.
@@ -28,6 +30,7 @@ mod switches;
 mod task;
 mod timing;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -45,6 +48,8 @@ use timing::Timing;
 
 /// The logger of everything here.
 const LOG: &str = "storage.compaction_scheduler";
+/// The state database is waited for so long when it is asked for the switch.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// When cycles run.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,8 +71,8 @@ pub enum TriggerError {
     Paused,
     #[error("a compaction cycle is already running ({cycle_id}): wait for its end")]
     AlreadyRunning { cycle_id: String },
-    /// It was never started, was stopped, or has died.
-    #[error("the compaction scheduler is not running: restart the server")]
+    /// It was never started, was stopped, or has died and is not back yet.
+    #[error("the compaction scheduler is not running: it is stopping, or its log says why")]
     Stopped,
 }
 
@@ -89,8 +94,6 @@ pub struct CompactionScheduler {
     task: Mutex<Option<AbortOnDropHandle<()>>>,
     /// Cancelled when the grace of a stop is over.
     abandon: CancellationToken,
-    /// One change of a switch after another, in the database and in memory.
-    switching: tokio::sync::Mutex<()>,
 }
 
 /// What the task and the handle both need.
@@ -100,6 +103,10 @@ struct Shared {
     /// `None` until started.
     timing: Mutex<Option<Timing>>,
     last_run: Mutex<Option<DateTime<Utc>>>,
+    /// One look at or change of the durable switch after another, so that memory follows the database.
+    switching: tokio::sync::Mutex<()>,
+    /// The task has ended by a panic and is not back yet.
+    dead: AtomicBool,
     /// Something other than the time has changed.
     wake: Notify,
     /// Parent of every cycle's token.
@@ -122,6 +129,8 @@ impl CompactionScheduler {
             state,
             timing: Mutex::default(),
             last_run: Mutex::default(),
+            switching: tokio::sync::Mutex::default(),
+            dead: AtomicBool::new(false),
             wake: Notify::new(),
             stop: CancellationToken::new(),
         };
@@ -132,7 +141,6 @@ impl CompactionScheduler {
             outbox: Mutex::new(Some(outbox)),
             task: Mutex::default(),
             abandon: CancellationToken::new(),
-            switching: tokio::sync::Mutex::default(),
         }
     }
 
@@ -177,10 +185,11 @@ impl CompactionScheduler {
     ///
     /// # Errors
     /// See [`TriggerError`].
-    pub fn trigger_now(&self, scope: Scope) -> Result<String, TriggerError> {
+    pub async fn trigger_now(&self, scope: Scope) -> Result<String, TriggerError> {
         if !self.settings.enabled {
             return Err(TriggerError::Disabled);
         }
+        self.refresh().await;
         if !self.is_running() {
             return Err(TriggerError::Stopped);
         }
@@ -213,7 +222,7 @@ impl CompactionScheduler {
     /// # Errors
     /// When the state database cannot be written; then nothing has changed.
     pub async fn pause(&self) -> Result<(), StateError> {
-        let _one_after_another = self.switching.lock().await;
+        let _one_after_another = self.shared.switching.lock().await;
         switches::pause(&self.shared.state, self.shared.manager.clock().now()).await?;
         if !self.is_paused() {
             self.shared.manager.pause();
@@ -227,7 +236,7 @@ impl CompactionScheduler {
     /// # Errors
     /// When the state database cannot be written; then nothing has changed.
     pub async fn resume(&self) -> Result<(), StateError> {
-        let _one_after_another = self.switching.lock().await;
+        let _one_after_another = self.shared.switching.lock().await;
         switches::resume(&self.shared.state).await?;
         if self.is_paused() {
             self.shared.manager.resume();
@@ -237,15 +246,25 @@ impl CompactionScheduler {
         Ok(())
     }
 
+    /// Takes over a pause or a resume of another process on the same state database. When that cannot be read, what is
+    /// known stays.
+    pub async fn refresh(&self) {
+        if self.shared.follow().await {
+            self.shared.wake.notify_one();
+        }
+    }
+
+    /// As far as this process knows; see [`CompactionScheduler::refresh`].
     #[must_use]
     pub fn is_paused(&self) -> bool {
         self.shared.manager.is_paused()
     }
 
-    /// Whether the task is alive. `false` before the start, after a stop, when disabled, and when the task has died.
+    /// Whether the task is alive. `false` before the start, after a stop, when disabled, and while the task is dead.
     #[must_use]
     pub fn is_running(&self) -> bool {
-        lock(&self.task).as_ref().is_some_and(|task| !task.is_finished())
+        let is_there = lock(&self.task).as_ref().is_some_and(|task| !task.is_finished());
+        is_there && !self.shared.dead.load(Ordering::Acquire)
     }
 
     /// Whether compaction is enabled at all.
@@ -281,6 +300,36 @@ impl CompactionScheduler {
         // A panic of the task is no news to somebody who ends it.
         let _ = task.await;
         Stopped { abandoned_jobs }
+    }
+}
+
+impl Shared {
+    /// Makes the manager paused or not as the state database says. Whether something changed.
+    async fn follow(&self) -> bool {
+        let _one_after_another = self.switching.lock().await;
+        let switches = match tokio::time::timeout(PATIENCE, switches::read(&self.state)).await {
+            Ok(Ok(switches)) => switches,
+            Ok(Err(error)) => {
+                warn!(target: LOG, %error, "Whether compaction is paused cannot be read, so nothing changes: {error}");
+                return false;
+            }
+            Err(_) => {
+                warn!(target: LOG, "Whether compaction is paused was not answered in time, so nothing changes");
+                return false;
+            }
+        };
+        match (switches.paused.is_some(), self.manager.is_paused()) {
+            (true, false) => {
+                self.manager.pause();
+                info!(target: LOG, "Compaction paused by another process");
+            }
+            (false, true) => {
+                self.manager.resume();
+                info!(target: LOG, "Compaction resumed by another process");
+            }
+            (true, true) | (false, false) => return false,
+        }
+        true
     }
 }
 

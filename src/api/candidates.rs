@@ -2,11 +2,12 @@
 //!
 //! Storage is scanned anew for every answer. A page is the first `limit` places after the cursor, in the order of their
 //! paths, so memory is that of a page, whatever the size of storage, and a client that follows the cursors sees every
-//! place that was there all along exactly once.
+//! place that was there all along exactly once. Clients that ask the same at the same time share a scan (see `scans`).
 
 #![allow(clippy::struct_field_names, reason = "the names of the fields are part of the API")]
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
@@ -20,11 +21,9 @@ use super::error::{ApiError, shown};
 use super::input::{Limit, Name, Query};
 use super::job::name_of;
 use crate::compaction::report::{Problem, Skipped};
-use crate::compaction::{Candidate, Finding, Scope};
+use crate::compaction::{Candidate, CompactionManager, Finding, Scope};
 use crate::partition::PartitionId;
 
-/// Scans of storage for the API at the same time. More requests wait for their turn.
-pub const MAX_SCANS_AT_ONCE: usize = 2;
 /// Places with problems that one answer names.
 const MAX_PROBLEMS: usize = 100;
 
@@ -173,11 +172,12 @@ pub async fn list(
     let scope = Scope { database: wanted.database.map(String::from), ..Scope::default() };
     check_exists(&app, &scope).await?;
     let after = wanted.cursor.map(|Cursor(path)| path);
-    look(&app, Look { scope, after, limit: wanted.limit.0, explain: wanted.explain }).await.map(Json)
+    let look = Look { scope, after, limit: wanted.limit.0, explain: wanted.explain };
+    Ok(Json(Arc::unwrap_or_clone(find(&app, look).await)))
 }
 
 /// One look at storage.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Look {
     pub scope: Scope,
     /// Only places after this one, by path.
@@ -192,8 +192,13 @@ enum Place {
     Skipped(SkippedPlace),
 }
 
-pub(super) async fn look(app: &AppState, look: Look) -> Result<Candidates, ApiError> {
-    let _turn = app.scans.acquire().await.map_err(|_| ApiError::Stopping)?;
+/// What a scan that begins after this call finds.
+pub(super) async fn find(app: &AppState, wanted: Look) -> Arc<Candidates> {
+    let manager = Arc::clone(&app.manager);
+    app.scans.run(wanted.clone(), async move { look(&manager, wanted).await }).await
+}
+
+async fn look(manager: &CompactionManager, look: Look) -> Candidates {
     let mut page: BTreeMap<String, Place> = BTreeMap::new();
     let mut more = false;
     let (mut count, mut problems) = (0, Vec::new());
@@ -207,7 +212,7 @@ pub(super) async fn look(app: &AppState, look: Look) -> Result<Candidates, ApiEr
             more = page.pop_last().is_some();
         }
     };
-    let mut findings = app.manager.examine(look.scope);
+    let mut findings = manager.examine(look.scope);
     while let Some(finding) = findings.next().await {
         match finding {
             Finding::Candidate(candidate) => {
@@ -229,7 +234,7 @@ pub(super) async fn look(app: &AppState, look: Look) -> Result<Candidates, ApiEr
             Place::Skipped(place) => skipped.push(place),
         }
     }
-    Ok(Candidates { count, candidates, skipped: look.explain.then_some(skipped), problems, next_cursor })
+    Candidates { count, candidates, skipped: look.explain.then_some(skipped), problems, next_cursor }
 }
 
 /// Whether what a request names is there: "nothing to do" must not be the answer to a typing error.

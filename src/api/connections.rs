@@ -102,10 +102,5 @@ async fn patiently<T>(
 /// The failure for a client; in full for the log.
 fn told(error: &StorageError) -> String {
     warn!(target: "api", %error, "Storage does not answer as it should");
-    match error {
-        StorageError::Unavailable { .. } => {
-            "storage did not answer, or answered with an error: see the server's log".to_owned()
-        }
-        other => other.to_string(),
-    }
+    error.without_store_words()
 }

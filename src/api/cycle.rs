@@ -2,6 +2,8 @@
 
 #![allow(clippy::struct_field_names, reason = "the names of the fields are part of the API")]
 
+use std::sync::Arc;
+
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -87,14 +89,14 @@ pub async fn trigger(
     candidates::check_exists(&app, &scope).await?;
     if dry_run {
         let look = Look { scope, after: None, limit: DRY_RUN_CANDIDATES, explain: false };
-        let page = candidates::look(&app, look).await?;
+        let page = Arc::unwrap_or_clone(candidates::find(&app, look).await);
         let (message, status) = ("Nothing was started", "dry_run");
         let problems = page.problems;
         return Ok(
             Json(DryRun { message, status, count: page.count, candidates: page.candidates, problems }).into_response()
         );
     }
-    let cycle_id = app.scheduler.trigger_now(scope).map_err(ApiError::from)?;
+    let cycle_id = app.scheduler.trigger_now(scope).await.map_err(ApiError::from)?;
     let (message, status) = ("Compaction triggered", "running");
     Ok((StatusCode::ACCEPTED, Json(Triggered { message, status, cycle_id })).into_response())
 }

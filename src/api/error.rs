@@ -70,7 +70,7 @@ pub enum ApiError {
     TooManyRequests(String),
     #[error("compaction is disabled by the configuration; set compaction.enabled = true and restart the server")]
     Disabled,
-    #[error("the server is stopping; ask again when it runs")]
+    #[error("the scheduler does not run: the server is stopping, or /ready says what is wrong; ask again later")]
     Stopping,
     /// A limit that protects the server is reached.
     #[error("{0}")]

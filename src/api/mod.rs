@@ -26,6 +26,7 @@ mod locks;
 pub mod openapi;
 mod partitions;
 mod quarantine;
+mod scans;
 mod service;
 mod status;
 
@@ -43,7 +44,9 @@ use tokio_util::sync::CancellationToken;
 pub use connections::StorageInfo;
 pub use events::{HEARTBEAT, MAX_SUBSCRIBERS, MAX_WAITING_EVENTS};
 
+use self::candidates::{Candidates, Look};
 use self::error::{ApiError, shown};
+use self::scans::Scans;
 use crate::compaction::CompactionManager;
 use crate::compaction::events::Event;
 use crate::compaction::quarantine::Quarantine;
@@ -83,8 +86,7 @@ pub struct AppState {
     stopping: CancellationToken,
     /// Places for followers of the events.
     subscribers: Arc<Semaphore>,
-    /// Turns to scan storage.
-    scans: Arc<Semaphore>,
+    scans: Scans<Look, Candidates>,
 }
 
 impl AppState {
@@ -101,7 +103,7 @@ impl AppState {
             scrape,
             stopping,
             subscribers: Arc::new(Semaphore::new(MAX_SUBSCRIBERS)),
-            scans: Arc::new(Semaphore::new(candidates::MAX_SCANS_AT_ONCE)),
+            scans: Scans::default(),
         }
     }
 }

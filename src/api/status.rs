@@ -117,7 +117,9 @@ pub async fn status(
     State(app): State<AppState>,
     Query(NoParameters {}): Query<NoParameters>,
 ) -> Result<Json<ServiceStatus>, ApiError> {
-    let totals = app.manager.history().totals().await?;
+    let totals = app.manager.stats().await?;
+    // A pause by another server on the same state.
+    app.scheduler.refresh().await;
     let backlog = app.manager.backlog();
     let cycle_id = app.manager.running_cycle();
     Ok(Json(ServiceStatus {
@@ -150,9 +152,8 @@ pub async fn stats(
     State(app): State<AppState>,
     Query(NoParameters {}): Query<NoParameters>,
 ) -> Result<Json<Statistics>, ApiError> {
-    let history = app.manager.history();
-    let totals = history.totals().await?;
-    let recent = history.recent(HistoryFilter::default(), RECENT_JOBS).await?;
+    let totals = app.manager.stats().await?;
+    let recent = app.manager.history().recent(HistoryFilter::default(), RECENT_JOBS).await?;
     let active = app.manager.active_jobs();
     let mut active_by_database: BTreeMap<&str, usize> = BTreeMap::new();
     for job in &active {

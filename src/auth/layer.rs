@@ -2,11 +2,14 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
+use axum::body::Body;
 use axum::extract::{ConnectInfo, Request, State};
 use axum::http::{HeaderMap, Method, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use futures::StreamExt;
 use tokio::time::Instant;
 use tower_http::request_id::RequestId;
 use tracing::{error, warn};
@@ -16,6 +19,9 @@ use super::throttle::{Client, Throttle};
 use super::{AuthSettings, Identity, Role, Tokens};
 
 const LOG: &str = "api";
+
+/// A stream goes on for hours; its token is looked at again and again.
+const RECHECK: Duration = Duration::from_secs(5);
 
 /// Everything that the check needs. Shared by all requests.
 #[derive(Debug)]
@@ -88,15 +94,36 @@ struct Presented {
 
 /// The middleware. An [`Identity`] is among the extensions of a request that was let in with a token.
 pub async fn guard(State(guard): State<Arc<Guard>>, mut request: Request, next: Next) -> Response {
-    match guard.screen(&request) {
-        Ok(None) => {}
-        Ok(Some(presented)) => match guard.judge(presented).await {
-            Ok(identity) => drop(request.extensions_mut().insert(identity)),
-            Err(refusal) => return refusal.into_response(),
-        },
+    let presented = match guard.screen(&request) {
+        Ok(None) => return next.run(request).await,
+        Ok(Some(presented)) => presented,
+        Err(refusal) => return refusal.into_response(),
+    };
+    let token = presented.token.clone();
+    match guard.judge(presented).await {
+        Ok(identity) => drop(request.extensions_mut().insert(identity)),
         Err(refusal) => return refusal.into_response(),
     }
-    next.run(request).await
+    let response = next.run(request).await;
+    if is_stream(&response) { while_known(guard, token, response) } else { response }
+}
+
+fn is_stream(response: &Response) -> bool {
+    let kind = response.headers().get(header::CONTENT_TYPE);
+    kind.is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"))
+}
+
+/// Ends the stream when its token is revoked. A state database that does not answer revokes nothing.
+fn while_known(guard: Arc<Guard>, token: Vec<u8>, response: Response) -> Response {
+    let revoked = async move {
+        loop {
+            tokio::time::sleep(RECHECK).await;
+            if let Ok(None) = guard.tokens.check(&token).await {
+                return;
+            }
+        }
+    };
+    response.map(|body| Body::from_stream(body.into_data_stream().take_until(Box::pin(revoked))))
 }
 
 fn is_reading(method: &Method) -> bool {

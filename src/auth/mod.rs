@@ -8,7 +8,8 @@
 //!
 //! What must hold: a path is public exactly when the allowlist names it, or when it is `/`, the shell of the dashboard,
 //! which has no data in it. A token is stored as a hash, shown once, compared in constant time, and never part of a log
-//! line, an error or `Debug` output. A revoked token stops working with the next request, whichever process revoked it.
+//! line, an error or `Debug` output. A revoked token stops working with the next request, whichever process revoked it, and
+//! streams that it opened end within five seconds.
 //!
 //! Deliberately not here: what the routes do, and TLS, which is the business of the proxy in front.
 

@@ -5,6 +5,7 @@ use super::recovery::Fault;
 use crate::lock::LockError;
 use crate::merge::MergeError;
 use crate::partition::PartitionId;
+use crate::state::StateError;
 use crate::storage::{StorageError, WriteError};
 
 /// Why a job stopped. In every case the inputs still count: a job that has committed does not fail.
@@ -40,8 +41,10 @@ pub enum JobError {
     #[error("it is unknown whether the record was created: {source}; the next cycle finds out")]
     CommitUnknown { source: WriteError },
     /// Files that the head retires could not be deleted. They do not count, and the next cycle tries again.
-    #[error("{count} files that are no longer needed could not be deleted, first {first}; the next cycle tries again")]
-    Undeleted { count: usize, first: String },
+    #[error(
+        "{count} files that are no longer needed could not be deleted, first {first}: {source}; the next cycle tries again"
+    )]
+    Undeleted { count: usize, first: String, source: StorageError },
     /// The job's own folder could not be made, read or removed.
     #[error("{action} {path}: {detail}")]
     TempFolder { action: &'static str, path: String, detail: String },
@@ -64,13 +67,48 @@ pub enum Disposition {
 }
 
 impl JobError {
+    /// The message for the history and for clients: without the words of the store, which may hold a secret. The whole
+    /// message stands in the log.
+    ///
+    /// Exhaustive on purpose: a new variant must decide.
+    #[must_use]
+    pub fn without_store_words(&self) -> String {
+        match self {
+            Self::Storage { step, source } => format!("{step}: {}", source.without_store_words()),
+            Self::Write { step, source } => format!("{step}: {}", source.without_store_words()),
+            Self::Observe(ObserveError::Storage(source)) => source.without_store_words(),
+            Self::CommitUnknown { source } => format!(
+                "it is unknown whether the record was created: {}; the next cycle finds out",
+                source.without_store_words()
+            ),
+            Self::Undeleted { count, first, source } => format!(
+                "{count} files that are no longer needed could not be deleted, first {first}: {}; the next cycle tries again",
+                source.without_store_words()
+            ),
+            // Files, numbers and words of ours, of DuckDB, of SQLite and of the operating system: none of them talks to a
+            // store, merges have local files only.
+            Self::Cancelled { .. }
+            | Self::LeaseLost { .. }
+            | Self::Lock(_)
+            | Self::Observe(
+                ObserveError::BadRecord { .. } | ObserveError::LiveFileMissing { .. } | ObserveError::Unsettled { .. },
+            )
+            | Self::Merge(_)
+            | Self::FailClosed { .. }
+            | Self::Doubt { .. }
+            | Self::Overtaken { .. }
+            | Self::TempFolder { .. }
+            | Self::Panicked(_) => self.to_string(),
+        }
+    }
+
     /// Exhaustive on purpose: a new variant must decide.
     #[must_use]
     pub fn disposition(&self) -> Disposition {
         match self {
             Self::Cancelled { .. } | Self::LeaseLost { .. } | Self::Overtaken { .. } => Disposition::Yield,
             // Storage, locks and disks come back; what was read or written is checked again next time.
-            Self::Lock(LockError::Lost { .. } | LockError::Unavailable { .. })
+            Self::Lock(LockError::Lost { .. } | LockError::State(StateError::Unavailable { .. }))
             | Self::Storage { .. }
             | Self::Write { .. }
             | Self::CommitUnknown { .. }
@@ -90,7 +128,7 @@ impl JobError {
                 MergeError::ProofFailed(_) => Disposition::Operator,
             },
             // A damaged lock database, and partitions whose records and files contradict each other.
-            Self::Lock(LockError::Unusable { .. })
+            Self::Lock(LockError::State(StateError::Unusable { .. }))
             | Self::Observe(ObserveError::BadRecord { .. } | ObserveError::LiveFileMissing { .. })
             | Self::FailClosed { .. }
             | Self::Panicked(_) => Disposition::Operator,

@@ -4,7 +4,6 @@ use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
 
 use chrono::{DateTime, Utc};
 use futures::future::BoxFuture;
@@ -13,18 +12,19 @@ use futures::{FutureExt, StreamExt};
 use tokio::sync::OnceCell;
 use tokio::task::{Id, JoinSet};
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
 use super::backlog::{Backlog, BacklogKeeper, Seen};
-use super::error::{Disposition, JobError};
+use super::cycle::Cycle;
+use super::error::JobError;
 use super::events::{Event, EventSink, RecoveryOutcome, Step};
-use super::history::History;
+use super::history::{History, Totals};
 use super::job::{self, Attempt, AttemptId, AttemptReport, JobEnv, LOG};
 use super::ledger::{Ledger, Waits};
 use super::live::{CancelOutcome, LiveJob, LiveJobs};
 use super::policy;
 use super::queue::Queue;
-use super::report::{CycleReport, JobStatus, Problem, Skipped, duration_seconds};
+use super::report::{CycleReport, JobStatus};
 use super::scan::{self, Candidate, Finding, Scope, Work};
 use super::settings::CompactionSettings;
 use super::temp_space::TempBudget;
@@ -33,7 +33,7 @@ use crate::clock::Clock;
 use crate::lock::LockManager;
 use crate::merge::{MergeEngine, MergeLimits};
 use crate::partition::PartitionId;
-use crate::state::StateDb;
+use crate::state::{StateDb, StateError};
 use crate::storage::{OwnedDir, Storage, StorageError};
 
 /// The parts that a manager works with.
@@ -205,6 +205,14 @@ impl CompactionManager {
     #[must_use]
     pub fn backlog(&self) -> Option<Backlog> {
         self.backlog.get()
+    }
+
+    /// Totals over all jobs that ever ended, of all databases and of each.
+    ///
+    /// # Errors
+    /// When the state database cannot be read.
+    pub async fn stats(&self) -> Result<Totals, StateError> {
+        self.history.totals().await
     }
 
     /// The durable past.
@@ -461,96 +469,5 @@ fn recoveries(result: &Result<AttemptReport, JobError>) -> Vec<RecoveryOutcome> 
         }
         Err(JobError::FailClosed { .. }) => vec![RecoveryOutcome::FailedClosed],
         Err(_) => Vec::new(),
-    }
-}
-
-/// A running cycle and what it has to report so far.
-struct Cycle {
-    started: Instant,
-    report: CycleReport,
-}
-
-impl Cycle {
-    fn begin(cycle_id: String, now: DateTime<Utc>) -> Self {
-        let report = CycleReport {
-            cycle_id,
-            started_at: now,
-            duration_seconds: 0.0,
-            partitions_scanned: 0,
-            jobs_completed: 0,
-            jobs_failed: 0,
-            jobs_skipped: 0,
-            partitions_tidied: 0,
-            files_compacted: 0,
-            files_written: 0,
-            rows: 0,
-            bytes_before: 0,
-            bytes_after: 0,
-            candidates_left: 0,
-            jobs: Vec::new(),
-            skipped: Vec::new(),
-            problems: Vec::new(),
-        };
-        Self { started: Instant::now(), report }
-    }
-
-    fn out_of_time(&self, settings: &CompactionSettings) -> bool {
-        settings.cycle_timeout.is_some_and(|limit| self.started.elapsed() >= limit)
-    }
-
-    fn problem(&mut self, place: &impl ToString, error: &dyn std::error::Error) {
-        let problem = Problem { place: place.to_string(), error: error.to_string() };
-        error!(target: LOG, place = problem.place, error = problem.error, "{}: {}", problem.place, problem.error);
-        self.report.problems.push(problem);
-    }
-
-    /// Counts what happened, after the fact, by outcome (T62).
-    fn add(&mut self, partition: &PartitionId, result: Result<AttemptReport, JobError>) {
-        let report = &mut self.report;
-        match result {
-            Ok(AttemptReport { attempt, settled, untidied }) => {
-                if let Some(error) = untidied.filter(|e| e.disposition() != Disposition::Yield) {
-                    report.problems.push(Problem { place: partition.to_string(), error: error.to_string() });
-                }
-                if settled.anything() {
-                    report.partitions_tidied += 1;
-                }
-                match attempt {
-                    Attempt::Ran(job) => {
-                        match job.status {
-                            JobStatus::Completed => report.jobs_completed += 1,
-                            JobStatus::Failed => report.jobs_failed += 1,
-                            JobStatus::Cancelled => report.jobs_skipped += 1,
-                        }
-                        report.files_compacted += job.files_compacted;
-                        report.files_written += job.files_written;
-                        report.rows += job.rows;
-                        report.bytes_before += job.bytes_before;
-                        report.bytes_after += job.bytes_after;
-                        report.jobs.push(*job);
-                    }
-                    Attempt::Skipped(reason) => {
-                        report.jobs_skipped += 1;
-                        report.skipped.push(Skipped { partition_path: partition.to_string(), reason });
-                    }
-                }
-            }
-            Err(error) if error.disposition() == Disposition::Yield => report.jobs_skipped += 1,
-            Err(error) => {
-                report.jobs_failed += 1;
-                self.problem(partition, &error);
-            }
-        }
-    }
-
-    fn end(mut self) -> CycleReport {
-        let report = &mut self.report;
-        report.duration_seconds = duration_seconds(self.started.elapsed());
-        info!(target: LOG, cycle_id = report.cycle_id, partitions_scanned = report.partitions_scanned,
-            jobs_completed = report.jobs_completed, jobs_failed = report.jobs_failed, jobs_skipped = report.jobs_skipped,
-            candidates_left = report.candidates_left, files_compacted = report.files_compacted,
-            bytes_before = report.bytes_before, bytes_after = report.bytes_after,
-            "Compaction cycle completed in {:.1}s", report.duration_seconds);
-        self.report
     }
 }

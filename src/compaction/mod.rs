@@ -54,6 +54,7 @@ pub mod attempts;
 mod backlog;
 pub mod backoff;
 mod commit;
+mod cycle;
 pub mod error;
 pub mod events;
 mod footer;

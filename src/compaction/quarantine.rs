@@ -191,6 +191,15 @@ impl Quarantine {
             .await
     }
 
+    /// How many entries there are.
+    pub async fn count(&self) -> Result<u64, StateError> {
+        let count = |connection: &mut Connection| {
+            let sql = format!("SELECT count(*) FROM {TABLE}");
+            Ok(connection.prepare_cached(&sql)?.query_row([], |row| row.get::<_, i64>(0))?.unsigned_abs())
+        };
+        self.state.read(count).await
+    }
+
     /// The entries of one partition.
     pub async fn of(&self, partition: &PartitionId) -> Result<Vec<QuarantinedFile>, StateError> {
         let path = partition.to_string();

@@ -26,7 +26,7 @@ use crate::storage::{Scanned, StorageError};
 const LOOKS_AT_ONCE: usize = 16;
 
 /// Which part of storage to look at. The default is everything.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct Scope {
     pub database: Option<String>,
     pub measurement: Option<String>,

@@ -100,8 +100,9 @@ async fn delete(
     targets: Vec<DeleteTarget>,
 ) -> Result<(), JobError> {
     let report = env.storage.delete_exact(partition, place, &targets).await;
-    if let Some((name, error)) = report.failed.first() {
-        return Err(JobError::Undeleted { count: report.failed.len(), first: format!("{name}: {error}") });
+    let count = report.failed.len();
+    if let Some((first, source)) = report.failed.into_iter().next() {
+        return Err(JobError::Undeleted { count, first, source });
     }
     match report.not_durable {
         Some(source) => Err(JobError::Storage { step: "sync the partition's folder", source }),

@@ -13,6 +13,7 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 
 use crate::partition::PartitionId;
+use crate::state::StateError;
 
 #[cfg(test)]
 pub(crate) mod conformance;
@@ -72,20 +73,7 @@ pub enum LockError {
     /// The lease is not held any more: stop working at the next safe point.
     #[error("the lease on {partition} (token {token}) is no longer held")]
     Lost { partition: PartitionId, token: u64 },
-    /// The database file is unusable: wrong format, corrupt, no permission. Someone must act; the message says what.
-    #[error("state database {path}: {detail}")]
-    Unusable {
-        /// The file.
-        path: String,
-        /// What is wrong and what to do.
-        detail: String,
-    },
-    /// The database did not answer in time or failed for now; the operation may have happened.
-    #[error("state database {path} did not answer: {detail}")]
-    Unavailable {
-        /// The file.
-        path: String,
-        /// What SQLite said.
-        detail: String,
-    },
+    /// The database that keeps the leases is unusable, or did not answer.
+    #[error(transparent)]
+    State(#[from] StateError),
 }

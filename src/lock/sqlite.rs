@@ -24,7 +24,7 @@ use rusqlite::{Connection, OptionalExtension, Row, TransactionBehavior, params};
 use super::{Acquired, Lease, LockError, LockManager, WorkerId};
 use crate::clock::Clock;
 use crate::partition::PartitionId;
-use crate::state::{Failure, StateDb, StateError};
+use crate::state::{Failure, StateDb};
 
 #[cfg(test)]
 mod tests;
@@ -59,7 +59,7 @@ impl CompactionLock {
     /// Opens or creates the file, and its folder. Blocks while it does.
     ///
     /// # Errors
-    /// [`LockError::Unusable`] when someone must act: not an SQLite file, no permission, read-only, a newer version.
+    /// [`StateError::Unusable`](crate::state::StateError::Unusable) when someone must act: not an SQLite file, no permission, read-only, a newer version.
     pub fn open(db_path: &Path, clock: Arc<dyn Clock>) -> Result<Self, LockError> {
         Ok(Self::new(StateDb::open(db_path)?, clock))
     }
@@ -132,15 +132,6 @@ impl CompactionLock {
     /// Leases of others can be listed, but only their holder renews or releases them.
     fn check_ours(&self, lease: &Lease) -> Result<(), LockError> {
         if lease.worker_id == self.worker_id { Ok(()) } else { Err(lost(lease)) }
-    }
-}
-
-impl From<StateError> for LockError {
-    fn from(error: StateError) -> Self {
-        match error {
-            StateError::Unusable { path, detail } => Self::Unusable { path, detail },
-            StateError::Unavailable { path, detail } => Self::Unavailable { path, detail },
-        }
     }
 }
 

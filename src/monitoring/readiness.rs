@@ -3,7 +3,7 @@
 //! | check       | red when |
 //! |---|---|
 //! | `storage`   | its databases cannot be listed, or not within [`LIMIT`] |
-//! | `state`     | the state database cannot begin a change, or its file was removed or replaced |
+//! | `state`     | the state database takes no change, or its file was removed or replaced |
 //! | `scheduler` | its task has ended |
 //! | `backlog`   | the oldest candidate is far behind schedule, or scans have stopped (see `verdict`) |
 //!
@@ -12,13 +12,14 @@
 
 use std::fmt;
 use std::os::unix::fs::MetadataExt;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use chrono_tz::Tz;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
+use tracing::warn;
 
 use super::probing::Probing;
 use super::verdict::{Check, Progress, Verdict, Work};
@@ -62,7 +63,11 @@ struct Inner {
     /// Device and inode of the state database at the start; `None` when it is not a file.
     state_file: Option<(u64, u64)>,
     probes: Mutex<Probes>,
+    /// What storage said when it last failed, so that the log has it once. Empty while storage answers.
+    storage_said: Said,
 }
+
+type Said = Arc<std::sync::Mutex<String>>;
 
 #[derive(Default)]
 struct Probes {
@@ -90,7 +95,7 @@ impl Readiness {
     pub fn new(parts: ReadinessParts) -> Self {
         let started_at = parts.clock.now();
         let state_file = identity(parts.state.path());
-        Self(Arc::new(Inner { parts, started_at, state_file, probes: Mutex::default() }))
+        Self(Arc::new(Inner { parts, started_at, state_file, probes: Mutex::default(), storage_said: Said::default() }))
     }
 
     /// The verdict of this moment.
@@ -121,7 +126,7 @@ impl Readiness {
         let Probes { storage, state, known } = &mut *probes;
         let parts = &self.0.parts;
         let (storage, state) = tokio::join!(
-            storage.ask(LIMIT, ask_storage(parts.storage.clone())),
+            storage.ask(LIMIT, ask_storage(parts.storage.clone(), Arc::clone(&self.0.storage_said))),
             state.ask(LIMIT, ask_state(parts.state.clone(), self.0.state_file)),
         );
         let check = |answer: Result<(), String>, place: &str| match answer {
@@ -138,17 +143,26 @@ impl Readiness {
     }
 }
 
-/// One LIST of the top level.
-async fn ask_storage(storage: Storage) -> Result<(), String> {
-    storage.databases().await.map(drop).map_err(|error| error.to_string())
+/// One LIST of the top level. The answer is public, so what the store itself said goes to the log only, once.
+async fn ask_storage(storage: Storage, said: Said) -> Result<(), String> {
+    let listed = storage.databases().await;
+    let now_said = listed.as_ref().map_or_else(ToString::to_string, |_| String::new());
+    let before = std::mem::replace(&mut *said.lock().unwrap_or_else(PoisonError::into_inner), now_said.clone());
+    if !now_said.is_empty() && now_said != before {
+        warn!(target: "api", error = now_said, "Storage does not answer as it should: {now_said}");
+    }
+    listed.map(drop).map_err(|error| error.without_store_words())
 }
 
-/// A change that changes nothing: it needs the writing connection, the right to write, and the lock that every change
-/// needs. An open file that was removed still answers, so the file is looked at, too.
+const CHANGE: &str =
+    "INSERT INTO service_switches VALUES ('probe', '') ON CONFLICT (name) DO UPDATE SET value = excluded.value";
+
+/// A small change: it needs what every change needs, the writing connection, the right to write, the lock and room on the
+/// disk. An open file that was removed still answers, so the file is looked at, too.
 async fn ask_state(state: StateDb, opened: Option<(u64, u64)>) -> Result<(), String> {
     let path = state.path().to_owned();
-    let begun = state.write(|connection| connection.execute_batch("BEGIN IMMEDIATE; ROLLBACK").map_err(Failure::from));
-    begun.await.map_err(|error| error.to_string())?;
+    let changed = state.write(|connection| connection.execute(CHANGE, []).map(drop).map_err(Failure::from));
+    changed.await.map_err(|error| error.to_string())?;
     if opened.is_some() && identity(&path) != opened {
         return Err("the file was removed or replaced while the service ran; restart the service".to_owned());
     }

@@ -77,7 +77,7 @@ pub enum SchedulerState {
     /// An operator has paused it: nothing new is expected to happen.
     Paused,
     Running,
-    /// Its task has ended although nobody stopped it.
+    /// Its task has ended although nobody stopped it, and is not back yet.
     Dead,
 }
 
@@ -109,7 +109,7 @@ impl Progress<'_> {
             SchedulerState::Paused => Check::good("paused by an operator; POST /api/compaction/resume continues"),
             SchedulerState::Running => Check::good("running"),
             SchedulerState::Dead => Check::bad(
-                "the scheduler's task has ended, so nothing will be compacted: look at the log, restart the service",
+                "the scheduler's task has ended; it is started again within a minute, the log says why it ended",
             ),
         }
     }

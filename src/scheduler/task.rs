@@ -1,9 +1,10 @@
-//! The scheduler's task: looks at the clock, starts cycles, owns the one that runs.
+//! The scheduler's task: looks at the switch and at the clock, starts cycles, owns the one that runs, survives itself.
 
 use std::any::Any;
 use std::collections::BTreeSet;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -19,7 +20,11 @@ use crate::compaction::{CycleError, CycleReport, RunningCycle, Scope};
 
 /// The longest wait between two looks at the clock.
 const LOOK: Duration = Duration::from_secs(30);
-/// The same while a due cycle waits for one that was started past this scheduler, whose end nobody reports.
+/// The same while a cycle runs, which a pause by another process must reach.
+const LOOK_WHILE_WORKING: Duration = Duration::from_secs(5);
+/// From a panic of the task to its next start.
+const BACK_AFTER: Duration = Duration::from_mins(1);
+/// The same as [`LOOK`] while a due cycle waits for one that was started past this scheduler, whose end nobody reports.
 const LOOK_FOR_TURN: Duration = Duration::from_secs(1);
 
 pub(super) struct Task {
@@ -54,9 +59,30 @@ impl Task {
         Self { shared, inbox, abandon, schedules, pending, cycles, announced: None }
     }
 
-    /// Until the stop.
+    /// Until the stop. A panic, which is a mistake of ours, costs a minute: a service that nobody looks at must not do
+    /// nothing for weeks (T37).
     pub(super) async fn run(mut self) {
+        while let Err(panic) = AssertUnwindSafe(self.work()).catch_unwind().await {
+            self.shared.dead.store(true, Ordering::Release);
+            let panic = panic_text(&*panic);
+            error!(target: LOG, panic, "The compaction scheduler was ended by a panic, which is a mistake in this program; \
+                it starts again in {} s: {panic}", BACK_AFTER.as_secs());
+            tokio::select! {
+                () = self.shared.stop.cancelled() => {}
+                () = tokio::time::sleep(BACK_AFTER) => {}
+            }
+            self.shared.dead.store(false, Ordering::Release);
+        }
+    }
+
+    async fn work(&mut self) {
         loop {
+            let stop = self.shared.stop.clone();
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                _ = self.shared.follow() => {}
+            }
             let wait = self.look();
             tokio::select! {
                 biased;
@@ -101,6 +127,9 @@ impl Task {
             if self.cycles.is_empty() && obstacle != CycleError::Paused {
                 wait = LOOK_FOR_TURN;
             }
+        }
+        if !self.cycles.is_empty() {
+            wait = wait.min(LOOK_WHILE_WORKING);
         }
         if let Some(next) = &next {
             wait = wait.min((next.at - now).to_std().unwrap_or_default());

@@ -1,4 +1,4 @@
-//! Accepting connections: a bounded number of them, and whatever the system says.
+//! Accepting connections: a bounded number of them, of all clients and of each, and whatever the system says.
 
 use std::io;
 use std::sync::Arc;
@@ -14,6 +14,8 @@ use tracing::warn;
 
 use super::connection;
 use super::limits::Limits;
+use super::share::{self, Shares};
+use crate::auth::throttle::Client;
 
 /// Pause after the system refused a connection for lack of something: files, memory. Doubled while that lasts.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
@@ -32,6 +34,7 @@ pub(super) async fn accept(
     stop: CancellationToken,
 ) -> Connections {
     let places = Arc::new(Semaphore::new(limits.connections));
+    let shares = Shares::new(limits.connections_of_one);
     let mut open = JoinSet::new();
     let mut pause = FIRST_PAUSE;
     loop {
@@ -49,9 +52,13 @@ pub(super) async fn accept(
         match accepted {
             Ok((stream, peer)) => {
                 pause = FIRST_PAUSE;
+                let Some(share) = shares.take(Client::of(Some(peer.ip()))) else {
+                    share::refuse(&stream);
+                    continue;
+                };
                 let (router, limits, stop) = (router.clone(), limits.clone(), stop.clone());
                 open.spawn(async move {
-                    let _held_while_it_is_open = place;
+                    let _held_while_it_is_open = (place, share);
                     connection::serve(stream, peer, router, limits, stop).await;
                 });
             }

@@ -100,6 +100,7 @@ pub(super) fn build_server(config: &Config, stopping: CancellationToken) -> Resu
     let manager = manager_over(config, storage.clone(), state.clone(), events(&metrics, sender.clone()))?;
     let manager = Arc::new(manager);
     let scheduler = Arc::new(CompactionScheduler::new(Arc::clone(&manager), state.clone(), config.scheduler()));
+    let quarantine = Quarantine::new(state.clone());
     let (clock, work) = (Arc::new(SystemClock), look_at(&manager, &scheduler));
     let readiness = Readiness::new(ReadinessParts {
         storage,
@@ -112,11 +113,11 @@ pub(super) fn build_server(config: &Config, stopping: CancellationToken) -> Resu
     let routes = api::router(AppState::new(AppParts {
         manager: Arc::clone(&manager),
         scheduler: Arc::clone(&scheduler),
-        quarantine: Quarantine::new(state.clone()),
+        quarantine: quarantine.clone(),
         events: sender,
         storage_info: StorageInfo::new(config.storage.backend.as_str()),
         readiness,
-        scrape: Scrape::new(metrics.clone(), clock, state.clone(), work),
+        scrape: Scrape::new(metrics.clone(), clock, quarantine, work),
         stopping,
     }));
     let tokens = Tokens::new(state, config.auth.default_token.clone());
@@ -133,7 +134,8 @@ fn events(metrics: &Metrics, sender: broadcast::Sender<Event>) -> EventSink {
     })
 }
 
-fn look_at(manager: &Arc<CompactionManager>, scheduler: &Arc<CompactionScheduler>) -> LookAtWork {
+/// Looks at the work of the moment, for metrics and readiness.
+pub fn look_at(manager: &Arc<CompactionManager>, scheduler: &Arc<CompactionScheduler>) -> LookAtWork {
     let (manager, scheduler) = (Arc::clone(manager), Arc::clone(scheduler));
     Arc::new(move || Work {
         scheduler: if !scheduler.is_enabled() {

@@ -8,6 +8,9 @@ pub(super) struct Limits {
     /// Open connections; more wait to be accepted. Half of the 1024 files that a process may usually have open, so that
     /// jobs and the database always find some.
     pub connections: usize,
+    /// Open connections of one address; more are answered with 503 and closed, so that no single client keeps the others
+    /// out. Half of all: a proxy in front is one address, too.
+    pub connections_of_one: usize,
     /// Requests that are being answered at the same time; more are turned away at once, with 503.
     pub requests: usize,
     /// Bytes of a request's line and headers; more is a 431.
@@ -33,6 +36,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             connections: 512,
+            connections_of_one: 256,
             requests: 256,
             header_bytes: 16 * 1024,
             headers: 64,

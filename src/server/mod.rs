@@ -20,13 +20,14 @@ mod errors;
 mod limits;
 mod listen;
 mod request_id;
+mod share;
 mod shell;
 mod shutdown;
 mod socket;
 #[cfg(test)]
 mod tests;
 
-pub use build::{BuildError, build_manager, open_state, open_storage};
+pub use build::{BuildError, build_manager, look_at, open_state, open_storage};
 pub use listen::{ListenError, listen};
 pub use shutdown::ShutdownReport;
 

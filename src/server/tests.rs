@@ -331,6 +331,56 @@ async fn a_client_that_reads_nothing_is_cut_off() {
 }
 
 #[tokio::test]
+async fn an_address_with_too_many_connections_is_told_so_until_it_closes_one() {
+    let site = Site::with(Limits { connections_of_one: 2, ..limits() }).await;
+    let held = (site.connect().await, site.connect().await);
+    let refused = Answer::read(&mut site.connect().await).await;
+    assert!(refused.assert_error(503, "busy")["detail"].as_str().unwrap().contains("too many connections"));
+    drop(held);
+    loop {
+        // The server may not have seen the end of the others yet; a refused client may be cut while it still writes.
+        let mut stream = site.connect().await;
+        let _ = stream.write_all(b"GET /health HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await;
+        let mut bytes = Vec::new();
+        let _ = stream.read_to_end(&mut bytes).await;
+        if bytes.starts_with(b"HTTP/1.1 200") {
+            break;
+        }
+    }
+}
+
+/// Not by the gaps between bytes, which an attacker chooses, but by the time for all of them.
+#[tokio::test]
+async fn headers_and_bodies_that_come_byte_by_byte_are_cut_by_the_time_for_all_of_them() {
+    let site = Site::with(Limits { header_wait: SHORT * 4, body_wait: SHORT * 4, ..limits() }).await;
+    let drip = async |begin: &str| {
+        let (mut read, mut write) = site.connect().await.into_split();
+        let begun = Instant::now();
+        write.write_all(begin.as_bytes()).await.unwrap();
+        let drops = async {
+            let mut pace = tokio::time::interval(SHORT / 10);
+            loop {
+                pace.tick().await;
+                if write.write_all(b"x").await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+            }
+        };
+        let mut bytes = Vec::new();
+        tokio::select! {
+            _ = read.read_to_end(&mut bytes) => {}
+            () = drops => unreachable!(),
+        }
+        assert!(begun.elapsed() < LONG, "cut although a byte came every few milliseconds");
+        String::from_utf8(bytes).unwrap()
+    };
+    assert_eq!(drip("GET / HTTP/1.1\r\nh: ").await, "");
+    let answer = drip("POST /echo HTTP/1.1\r\nhost: x\r\ncontent-length: 900\r\n\r\n").await;
+    assert!(answer.starts_with("HTTP/1.1 408"), "{answer}");
+    assert_eq!(site.get("/health").await.body, "well");
+}
+
+#[tokio::test]
 async fn a_connection_too_many_waits_until_another_is_closed() {
     let mut site = Site::with(Limits { connections: 1, ..limits() }).await;
     let mut first = site.connect().await;

@@ -66,6 +66,17 @@ impl WriteError {
             Self::NotWritten(cause) | Self::Unknown(cause) => cause,
         }
     }
+
+    /// The message without the words of the store: see [`StorageError::without_store_words`].
+    #[must_use]
+    pub fn without_store_words(&self) -> String {
+        match self {
+            Self::NotWritten(cause) => format!("nothing was written: {}", cause.without_store_words()),
+            Self::Unknown(cause) => {
+                format!("it is not known whether this was written: {}", cause.without_store_words())
+            }
+        }
+    }
 }
 
 impl StorageError {
@@ -92,6 +103,31 @@ impl StorageError {
             ErrorKind::NotFound => Self::NotFound { path, source: Box::new(error) },
             ErrorKind::AlreadyExists => Self::AlreadyExists { path },
             kind => Self::by_kind(path, Some(kind), Box::new(error)),
+        }
+    }
+
+    /// The message without the words of the store, which may hold a secret (a signed address, a token in an answer). For
+    /// everything that is kept or shown to clients; the whole message is for the log.
+    #[must_use]
+    pub fn without_store_words(&self) -> String {
+        match self {
+            // Of what lies below, only its kind is a fixed word.
+            Self::Unavailable { path, source } => match io_kind(source.as_ref()) {
+                Some(kind) if kind != ErrorKind::Other => format!("{path}: storage failed ({kind})"),
+                _ => format!("{path}: storage failed; the log has its words"),
+            },
+            Self::Changed { path, .. } => format!("{path} changed since it was listed"),
+            Self::InvalidName { name, .. } => {
+                format!("{name:?} cannot be used as a name in storage: rename the file or folder")
+            }
+            // Their messages are made of fixed words and of paths; the store's words are in the source only.
+            Self::NotFound { .. }
+            | Self::PermissionDenied { .. }
+            | Self::ReadOnly { .. }
+            | Self::Full { .. }
+            | Self::AlreadyExists { .. }
+            | Self::TooLarge { .. }
+            | Self::Unsuitable { .. } => self.to_string(),
         }
     }
 
@@ -170,6 +206,33 @@ mod tests {
     fn a_not_found_deep_in_a_chain_is_not_a_missing_object() {
         let error = StorageError::from_store("/data/x", generic(io::Error::from(ErrorKind::NotFound)));
         assert!(matches!(error, StorageError::Unavailable { .. }), "{error:?}");
+    }
+
+    /// Every way from a store's error to one of ours.
+    #[test]
+    fn without_the_words_of_the_store_there_is_nothing_of_a_signed_address() {
+        use object_store::Error as Store;
+        let secret = || -> Source { "https://host/?sig=SECRET".into() };
+        let (path, store) = ("/data/x".to_owned(), "test");
+        for error in [
+            Store::Generic { store, source: secret() },
+            Store::Generic { store, source: Box::new(io::Error::other(secret())) },
+            Store::Generic { store, source: Box::new(io::Error::new(ErrorKind::TimedOut, secret())) },
+            Store::NotFound { path: path.clone(), source: secret() },
+            Store::InvalidPath { source: object_store::path::Error::EmptySegment { path: "SECRET".into() } },
+            Store::NotSupported { source: secret() },
+            Store::AlreadyExists { path: path.clone(), source: secret() },
+            Store::Precondition { path: path.clone(), source: secret() },
+            Store::NotModified { path: path.clone(), source: secret() },
+            Store::PermissionDenied { path: path.clone(), source: secret() },
+            Store::Unauthenticated { path: path.clone(), source: secret() },
+        ] {
+            let shown = format!("{error:?}");
+            let said = WriteError::Unknown(StorageError::from_store("/data/x", error)).without_store_words();
+            assert!(!said.contains("SECRET") && said.contains("/data/x"), "{shown}: {said}");
+        }
+        let refused = StorageError::from_store("/data/x", generic(io::Error::from(ErrorKind::ConnectionRefused)));
+        assert_eq!(refused.without_store_words(), "/data/x: storage failed (connection refused)");
     }
 
     #[test]

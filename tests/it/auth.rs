@@ -1,5 +1,7 @@
 //! Who may do what, asked of the real server.
 
+use std::io::{Read, Write};
+
 use crate::support::served::{Reply, TOKEN};
 use crate::support::{Arc, Run};
 
@@ -106,6 +108,38 @@ fn a_token_that_another_process_revokes_stops_working_with_the_next_request() {
     assert_eq!(server.with_token(&token, "GET", STATUS, "").status, 200);
     assert_eq!(Run::of(&mut arc.command(&["token", "revoke", "ci"])).code, 0);
     assert_refused(&server.with_token(&token, "GET", STATUS, ""), 401, "unauthorized");
+}
+
+#[test]
+fn a_stream_ends_when_its_token_is_revoked_and_others_go_on() {
+    let arc = Arc::new();
+    let server = arc.serve();
+    let follow = |token: &str| {
+        let mut stream = server.connect();
+        let head = format!("GET /api/compaction/events HTTP/1.1\r\nhost: x\r\nx-api-key: {token}\r\n\r\n");
+        stream.write_all(head.as_bytes()).unwrap();
+        let mut first = [0; 15];
+        stream.read_exact(&mut first).unwrap();
+        assert_eq!(&first, b"HTTP/1.1 200 OK");
+        stream
+    };
+    let (mut revoked, mut kept) = (follow(&create(&arc, "ci", "read")), follow(TOKEN));
+    assert_eq!(Run::of(&mut arc.command(&["token", "revoke", "ci"])).code, 0);
+    let mut text = String::new();
+    while !text.ends_with("0\r\n\r\n") {
+        let mut bytes = [0; 1024];
+        let read = revoked.read(&mut bytes).unwrap();
+        assert!(read > 0, "cut off: {text:?}");
+        text.push_str(&String::from_utf8_lossy(&bytes[..read]));
+    }
+    assert_eq!(server.post("/api/compaction/trigger", "").status, 202);
+    let mut told = String::new();
+    while !told.contains("cycle_finished") {
+        let mut bytes = [0; 1024];
+        let read = kept.read(&mut bytes).unwrap();
+        assert!(read > 0, "the other stream has ended: {told}");
+        told.push_str(&String::from_utf8_lossy(&bytes[..read]));
+    }
 }
 
 #[test]

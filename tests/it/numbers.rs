@@ -4,11 +4,12 @@ use std::sync::{Arc as Shared, Mutex};
 
 use arc::clock::SystemClock;
 use arc::compaction::events::{Event, EventSink};
+use arc::compaction::quarantine::Quarantine;
 use arc::compaction::{Backlog, CompactionManager, Components, CycleReport, Scope};
 use arc::config::{Config, Input};
 use arc::lock::CompactionLock;
-use arc::merge::DuckDbEngine;
 use arc::merge::resources::{detect, job_limits};
+use arc::merge::{DuckDbEngine, MergeEngine, MergeError, MergeOutcome, MergeRequest, ProgressSink};
 use arc::metrics::Metrics;
 use arc::monitoring::{JobMetrics, SchedulerState, Scrape, Work};
 use arc::state::StateDb;
@@ -48,6 +49,10 @@ struct Counted {
 impl Counted {
     /// `also` sees every event after it was counted.
     fn new(arc: &Arc, also: impl Fn(&Event) + Send + Sync + 'static) -> Self {
+        Self::with(arc, Shared::new(DuckDbEngine), also)
+    }
+
+    fn with(arc: &Arc, engine: Shared<dyn MergeEngine>, also: impl Fn(&Event) + Send + Sync + 'static) -> Self {
         let config = Config::load(&Input { file: Some(arc.config_file()), ..Input::default() }).unwrap();
         let metrics = Metrics::new();
         let clock = Shared::new(SystemClock);
@@ -57,7 +62,7 @@ impl Counted {
             storage: Storage::local(&config.storage.local.base_path).unwrap().metered(metrics.clone()),
             locks: Shared::new(CompactionLock::new(state.clone(), clock.clone())),
             state: state.clone(),
-            engine: Shared::new(DuckDbEngine),
+            engine,
             clock: clock.clone(),
             limits: job_limits(detect(), None, None, config.compaction.max_concurrent_jobs),
             events: EventSink::new(move |event| {
@@ -74,7 +79,7 @@ impl Counted {
             active_jobs: 0,
             backlog: *seen.lock().unwrap(),
         });
-        let scrape = Scrape::new(metrics, clock, state, work);
+        let scrape = Scrape::new(metrics, clock, Quarantine::new(state), work);
         Self { manager: CompactionManager::new(components, config.compaction), scrape, backlog }
     }
 
@@ -153,6 +158,48 @@ fn every_documented_metric_is_there_after_a_cycle_and_equals_the_report() {
     });
 }
 
+/// Fails when it has begun.
+#[derive(Debug)]
+struct Failing;
+
+#[async_trait::async_trait]
+impl MergeEngine for Failing {
+    async fn merge(&self, _: MergeRequest, _: ProgressSink, _: CancellationToken) -> Result<MergeOutcome, MergeError> {
+        Err(MergeError::Worker("killed".to_owned()))
+    }
+}
+
+/// T62.
+#[test]
+fn of_a_failed_job_only_its_status_is_counted_and_its_partition_stays_in_the_backlog() {
+    let arc = Arc::new();
+    arc.write_telemetry(PARTITION, 3, 1000);
+    let counted = Counted::with(&arc, Shared::new(Failing), |_| ());
+    block_on(async {
+        let report = counted.cycle(CancellationToken::new()).await;
+        assert_eq!((report.jobs_completed, report.jobs_failed), (0, 1), "{report:#?}");
+        let parsed = counted.parsed().await;
+        equal(&parsed, "arc_compaction_jobs_total", &[("status", "failed"), ("database", "db")], 1);
+        equal(&parsed, "arc_compaction_backlog_partitions", &[], 1);
+        assert!(value(&parsed, "arc_compaction_oldest_candidate_age_seconds", &[]) > 0.0);
+        assert_nothing_but_the_status(&parsed);
+    });
+}
+
+/// Sums and times are those of completed jobs.
+fn assert_nothing_but_the_status(parsed: &Parsed) {
+    for name in ["arc_compaction_files_total", "arc_compaction_bytes_total", "arc_compaction_rows_total"] {
+        assert!(parsed.samples.iter().filter(|s| s.metric == name).all(|s| s.value == Value::Counter(0.0)), "{name}");
+    }
+    for name in [
+        "arc_compaction_job_duration_seconds",
+        "arc_compaction_step_duration_seconds",
+        "arc_compaction_last_success_timestamp_seconds",
+    ] {
+        assert!(!parsed.samples.iter().any(|s| s.metric == name), "{name}");
+    }
+}
+
 /// T62.
 #[test]
 fn of_a_cancelled_job_only_its_status_is_counted() {
@@ -170,18 +217,6 @@ fn of_a_cancelled_job_only_its_status_is_counted() {
         assert_eq!(report.jobs_completed, 0, "{report:#?}");
         let parsed = counted.parsed().await;
         equal(&parsed, "arc_compaction_jobs_total", &[("status", "cancelled"), ("database", "db")], 1);
-        for name in ["arc_compaction_files_total", "arc_compaction_bytes_total", "arc_compaction_rows_total"] {
-            assert!(
-                parsed.samples.iter().filter(|s| s.metric == name).all(|s| s.value == Value::Counter(0.0)),
-                "{name}"
-            );
-        }
-        for name in [
-            "arc_compaction_job_duration_seconds",
-            "arc_compaction_step_duration_seconds",
-            "arc_compaction_last_success_timestamp_seconds",
-        ] {
-            assert!(!parsed.samples.iter().any(|s| s.metric == name), "{name}");
-        }
+        assert_nothing_but_the_status(&parsed);
     });
 }

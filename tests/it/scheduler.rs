@@ -204,7 +204,7 @@ async fn a_tick_during_a_cycle_started_by_hand_is_queued_whoever_started_it() {
     server.scheduler.start().await.unwrap();
     server.gate.close();
     server.clock.reach("16:00:00").await;
-    server.scheduler.trigger_now(Scope::default()).unwrap();
+    server.scheduler.trigger_now(Scope::default()).await.unwrap();
     server.clock.reach("16:30:00").await;
     server.gate.open();
     server.clock.reach("17:00:00").await;
@@ -227,14 +227,14 @@ async fn a_tick_during_a_cycle_started_by_hand_is_queued_whoever_started_it() {
 async fn a_trigger_answers_while_its_cycle_runs_and_a_second_one_learns_of_the_first() {
     let server = Server::new("min_files = 2");
     server.arc.write_telemetry(PARTITION, 4, 100);
-    assert_eq!(server.scheduler.trigger_now(Scope::default()), Err(TriggerError::Stopped));
+    assert_eq!(server.scheduler.trigger_now(Scope::default()).await, Err(TriggerError::Stopped));
     server.scheduler.start().await.unwrap();
     server.gate.close();
 
-    let cycle_id = server.scheduler.trigger_now(Scope::default()).unwrap();
+    let cycle_id = server.scheduler.trigger_now(Scope::default()).await.unwrap();
 
     assert_eq!(server.manager.running_cycle().as_ref(), Some(&cycle_id));
-    let refused = server.scheduler.trigger_now(Scope::default());
+    let refused = server.scheduler.trigger_now(Scope::default()).await;
     assert_eq!(refused, Err(TriggerError::AlreadyRunning { cycle_id: cycle_id.clone() }));
     server.gate.came(1).await;
     assert!(server.past.lock().unwrap().ended.is_empty());
@@ -251,7 +251,7 @@ async fn a_pause_stops_the_schedule_and_triggers_and_its_resume_makes_up_for_all
     server.scheduler.start().await.unwrap();
     server.scheduler.pause().await.unwrap();
     assert!(server.scheduler.is_paused() && server.scheduler.is_running());
-    assert_eq!(server.scheduler.trigger_now(Scope::default()), Err(TriggerError::Paused));
+    assert_eq!(server.scheduler.trigger_now(Scope::default()).await, Err(TriggerError::Paused));
     assert_eq!(server.next_run(), None);
     server.clock.reach("18:30:00").await;
     assert_eq!(server.began(), [""; 0]);
@@ -338,7 +338,7 @@ async fn a_disabled_scheduler_does_nothing_and_says_so() {
     server.scheduler.start().await.unwrap();
     server.clock.reach("17:30:00").await;
     assert_eq!(server.began(), [""; 0]);
-    assert_eq!(server.scheduler.trigger_now(Scope::default()), Err(TriggerError::Disabled));
+    assert_eq!(server.scheduler.trigger_now(Scope::default()).await, Err(TriggerError::Disabled));
     assert!(!server.scheduler.is_running() && !server.scheduler.is_enabled());
     assert_eq!(server.next_run(), None);
     assert!(log.of(LOGGER)[0].contains("compaction is disabled"), "{:?}", log.of(LOGGER));
@@ -364,16 +364,93 @@ async fn a_cycle_that_panics_does_not_stop_the_schedule() {
     assert_eq!((server.began().len(), server.past.lock().unwrap().ended.len()), (2, 1));
 }
 
-/// T37: a server whose scheduler has died can tell.
+/// T37: a server whose scheduler has died can tell, and is back without anybody's help.
 #[tokio::test(start_paused = true)]
-async fn a_dead_task_is_known_to_be_dead() {
+async fn a_dead_task_is_known_to_be_dead_and_starts_again_after_a_minute() {
+    let log = Log::capture();
     let server = Server::new("");
     server.scheduler.start().await.unwrap();
     server.clock.break_it();
     tokio::time::sleep(Duration::from_secs(40)).await;
     assert!(!server.scheduler.is_running());
     assert_eq!(server.scheduler.next_run(), None);
-    assert_eq!(server.scheduler.trigger_now(Scope::default()), Err(TriggerError::Stopped));
+    assert_eq!(server.scheduler.trigger_now(Scope::default()).await, Err(TriggerError::Stopped));
+    let errors: Vec<_> = log.lines().into_iter().filter(|line| line.level == Level::ERROR).collect();
+    assert!(errors[0].message.ends_with("it starts again in 60 s: the clock is broken"), "{errors:#?}");
+
+    server.clock.mend();
+
+    server.clock.pass(TimeDelta::minutes(1)).await;
+    assert!(server.scheduler.is_running());
+    assert_eq!(server.next_run().as_deref(), Some("2035-10-08 16:05:00"));
+    server.clock.reach("16:06:00").await;
+    assert_eq!(server.began(), ["16:05:00"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_does_not_wait_for_a_dead_task_to_come_back() {
+    let server = Server::new("");
+    server.scheduler.start().await.unwrap();
+    server.clock.break_it();
+    tokio::time::sleep(Duration::from_secs(40)).await;
+    assert!(!server.scheduler.is_running());
+    let before = tokio::time::Instant::now();
+    server.scheduler.stop(GRACE).await;
+    assert!(before.elapsed() < Duration::from_secs(1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pause_and_a_resume_hold_for_every_server_on_the_same_state() {
+    let one = Server::new("min_files = 2");
+    let two = Server::beside(&one.arc, &one.state, &one.clock, 2);
+    one.scheduler.start().await.unwrap();
+    two.scheduler.start().await.unwrap();
+    one.clock.reach("16:04:59").await;
+
+    one.scheduler.pause().await.unwrap();
+
+    one.clock.reach("16:30:00").await;
+    assert_eq!((one.began(), two.began()), (vec![], vec![]), "the tick of 16:05 waits in both");
+    assert_eq!(two.scheduler.trigger_now(Scope::default()).await, Err(TriggerError::Paused));
+    assert!(two.scheduler.is_paused() && two.next_run().is_none());
+
+    two.scheduler.resume().await.unwrap();
+
+    assert!(one.scheduler.trigger_now(Scope::default()).await.is_ok(), "a trigger looks for itself");
+    one.clock.reach("16:31:00").await;
+    assert!(!one.scheduler.is_paused());
+    assert_eq!(two.began(), ["16:30:00"]);
+}
+
+/// Running jobs finish, and no other one starts, whichever server was asked.
+#[tokio::test(start_paused = true)]
+async fn a_pause_reaches_a_cycle_that_another_server_has_running() {
+    let one = Server::new("min_files = 2");
+    one.arc.write_telemetry(PARTITION, 4, 100);
+    let two = Server::beside(&one.arc, &one.state, &one.clock, 2);
+    one.scheduler.start().await.unwrap();
+    one.gate.close();
+    one.gate.came(1).await;
+    two.scheduler.start().await.unwrap();
+    two.scheduler.pause().await.unwrap();
+    one.clock.pass(TimeDelta::seconds(6)).await;
+    one.gate.open();
+    one.clock.pass(TimeDelta::seconds(6)).await;
+    assert_eq!(one.past.lock().unwrap().ended[0].candidates_left, 1);
+    assert_eq!(one.live(PARTITION), 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_switch_that_cannot_be_read_changes_nothing() {
+    let log = Log::capture();
+    let server = Server::new("");
+    server.scheduler.start().await.unwrap();
+    server.scheduler.pause().await.unwrap();
+    server.state.write(|c| Ok(c.execute_batch("DROP TABLE service_switches")?)).await.unwrap();
+    server.clock.reach("16:30:00").await;
+    assert!(server.scheduler.is_paused());
+    assert_eq!(server.began(), [""; 0]);
+    assert!(log.warnings_and_errors().iter().any(|l| format!("{l:?}").contains("cannot be read, so nothing changes")));
 }
 
 #[tokio::test(start_paused = true)]
@@ -399,7 +476,7 @@ async fn a_stop_ends_the_running_cycle_at_a_safe_point_and_starts_no_other() {
     assert_eq!(server.past.lock().unwrap().ended.len(), 1);
     assert_eq!(server.live(PARTITION), 4);
     assert!(!server.scheduler.is_running());
-    assert_eq!(server.scheduler.trigger_now(Scope::default()), Err(TriggerError::Stopped));
+    assert_eq!(server.scheduler.trigger_now(Scope::default()).await, Err(TriggerError::Stopped));
 }
 
 #[tokio::test(start_paused = true)]
@@ -485,7 +562,7 @@ async fn a_cycle_lists_only_what_its_schedules_are_for_and_one_by_hand_everythin
     server.clock.reach("16:06:00").await;
     assert_eq!(measurements(), ["", "other", "other/cpu", "other/mem", "prod", "prod/mem"]);
     assert_eq!(server.past.lock().unwrap().ended[2].jobs_completed, 3);
-    server.scheduler.trigger_now(Scope::default()).unwrap();
+    server.scheduler.trigger_now(Scope::default()).await.unwrap();
     server.clock.reach("16:07:00").await;
     assert_eq!(measurements().len(), 10);
 }

@@ -3,6 +3,8 @@
 use std::io::{Read, Write};
 use std::net::TcpListener;
 
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+
 use crate::support::served::{Served, TOKEN};
 use crate::support::{Arc, PARTITION, telemetry};
 
@@ -112,6 +114,97 @@ fn what_does_not_end_in_time_is_abandoned_and_named_and_the_exit_code_is_0() {
     assert_eq!(code, Some(0), "{said:#?}");
     let line = said.iter().find(|line| line.contains("abandoned")).unwrap_or_else(|| panic!("{said:#?}"));
     assert!(line.contains("1 requests"), "{line}");
+}
+
+#[test]
+fn a_job_that_does_not_end_in_time_is_named_and_the_next_start_settles_it() {
+    let arc = Arc::new();
+    work(&arc);
+    let before = arc.rows(PARTITION);
+    let mut server = arc.serve_with(&[("DEFAULT_API_TOKEN", TOKEN), ("SERVER_SHUTDOWN_TIMEOUT_SECONDS", "0")]);
+    assert_eq!(server.post("/api/compaction/trigger", "").status, 202);
+    let started: serde_json::Value = serde_json::from_str(&server.wait_for("Starting compaction job")).unwrap();
+    server.signal("TERM");
+    let (code, said) = server.end();
+    assert_eq!(code, Some(0), "{said:#?}");
+    let job_id = started["job_id"].as_str().unwrap();
+    let line = said.iter().find(|line| line.contains("Server stopped after")).unwrap_or_else(|| panic!("{said:#?}"));
+    assert!(line.contains(job_id) && line.contains("the next start settles"), "{line}");
+    let mut server = arc.serve();
+    assert_eq!(server.post("/api/compaction/trigger", "").status, 202);
+    server.wait_for("Compaction cycle completed");
+    server.signal("TERM");
+    assert_eq!(server.end().0, Some(0));
+    assert_eq!(arc.live(PARTITION).len(), 1);
+    assert_eq!(arc.rows(PARTITION), before);
+    assert_eq!(locks(&arc), 0);
+    arc.assert_nothing_left_over(PARTITION);
+}
+
+/// Asks one thing after another over one connection until the server closes it; how many answers were good.
+async fn ask_until_closed(address: String, number: usize) -> Result<usize, String> {
+    const PATHS: [&str; 6] = ["status", "stats", "jobs", "history", "candidates", "locks"];
+    let mut stream = BufReader::new(tokio::net::TcpStream::connect(address).await.map_err(|e| e.to_string())?);
+    for answers in 0.. {
+        let path = PATHS[(number + answers) % PATHS.len()];
+        let ask = format!("GET /api/compaction/{path} HTTP/1.1\r\nhost: x\r\nx-api-key: {TOKEN}\r\n\r\n");
+        if stream.write_all(ask.as_bytes()).await.is_err() {
+            return Ok(answers);
+        }
+        let mut length = 0;
+        loop {
+            let mut line = String::new();
+            match stream.read_line(&mut line).await {
+                // Between two answers the server may close; in the middle of one it may not.
+                Ok(0) | Err(_) if length == 0 => return Ok(answers),
+                Ok(0) | Err(_) => return Err(format!("{path}: cut off in an answer")),
+                Ok(_) if line == "\r\n" => break,
+                Ok(_) if line.starts_with("HTTP/1.1 ") && !line.contains(" 200 ") => {
+                    return Err(format!("{path}: {line}"));
+                }
+                Ok(_) => {
+                    if let Some(value) = line.strip_prefix("content-length: ") {
+                        length = value.trim().parse().unwrap();
+                    }
+                }
+            }
+        }
+        stream.read_exact(&mut vec![0; length]).await.map_err(|e| format!("{path}: {e}"))?;
+    }
+    unreachable!()
+}
+
+#[test]
+fn a_signal_under_load_ends_everything_in_time_and_the_next_start_goes_on() {
+    const CLIENTS: usize = 100;
+    let arc = Arc::new();
+    work(&arc);
+    let before = arc.rows(PARTITION);
+    let mut server = arc.serve();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let clients: Vec<_> =
+        (0..CLIENTS).map(|number| runtime.spawn(ask_until_closed(server.address.clone(), number))).collect();
+    assert_eq!(server.post("/api/compaction/trigger", "").status, 202);
+    server.wait_for("Starting compaction job");
+    let begun = std::time::Instant::now();
+    server.signal("TERM");
+    let (code, said) = server.end();
+    assert!(begun.elapsed().as_secs() < 60, "server.shutdown_timeout_seconds");
+    assert_eq!(code, Some(0), "{said:#?}");
+    assert!(said.iter().any(|line| line.contains("nothing was abandoned")), "{said:#?}");
+    assert!(!said.iter().any(|line| line.contains("\"ERROR\"")), "{said:#?}");
+    let answers = runtime.block_on(futures::future::join_all(clients));
+    let failed: Vec<String> = answers.into_iter().filter_map(|answered| answered.unwrap().err()).collect();
+    assert_eq!(failed, [""; 0]);
+    assert_eq!(locks(&arc), 0);
+    arc.assert_nothing_left_over(PARTITION);
+    assert_eq!(arc.rows(PARTITION), before);
+    let mut server = arc.serve();
+    assert_eq!(server.post("/api/compaction/trigger", "").status, 202);
+    server.wait_for("Compaction cycle completed");
+    drop(server);
+    assert_eq!(arc.live(PARTITION).len(), 1);
+    assert_eq!(arc.rows(PARTITION), before);
 }
 
 #[test]

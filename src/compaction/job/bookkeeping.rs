@@ -14,7 +14,7 @@ use crate::merge::SetAside;
 
 /// What a failure means for the next attempt.
 pub(super) fn ended(error: &JobError) -> Ended {
-    let error_text = error.to_string();
+    let error_text = error.without_store_words();
     match Verdict::of(error) {
         Verdict::DoesNotCount => Ended::DoesNotCount,
         Verdict::Counts => Ended::Failed { error: error_text, until_changed: false },

@@ -48,7 +48,7 @@ impl Job<'_> {
             peak_memory_bytes: facts.peak_memory_bytes,
             started_at: facts.started_at,
             completed_at: self.env.clock.now(),
-            error: error.as_ref().map(ToString::to_string),
+            error: error.as_ref().map(JobError::without_store_words),
             inputs_quarantined: facts.quarantined,
             inputs_set_aside: facts.set_aside,
             outputs: Vec::new(),
@@ -69,7 +69,7 @@ impl Job<'_> {
             report.outputs = outcome.outputs.into_iter().map(|f| f.name).collect();
             report.fingerprint = outcome.fingerprint;
         }
-        say_ended(&report);
+        say_ended(&report, error.as_ref());
         report
     }
 }
@@ -82,12 +82,14 @@ pub(super) fn status_of(error: &JobError) -> JobStatus {
 }
 
 /// The job's one line at its end, and one for each file that was left out.
-pub(super) fn say_ended(report: &JobReport) {
+/// The log, unlike the report, has the error with the words of the store.
+pub(super) fn say_ended(report: &JobReport, error: Option<&JobError>) {
     let partition = report.partition();
     for (file, reason) in report.left_out() {
         warn!(target: LOG, job_id = report.job_id, partition, file, %reason, "Left out {file}: {reason}");
     }
-    match (report.status, &report.error) {
+    let reason = error.map(ToString::to_string);
+    match (report.status, reason) {
         (JobStatus::Completed, _) => {
             let (before, after) = (megabytes(report.bytes_before), megabytes(report.bytes_after));
             let files = if report.files_written == 1 { "file" } else { "files" };
@@ -98,8 +100,8 @@ pub(super) fn say_ended(report: &JobReport) {
                 "Compaction job completed: {} files → {} {files}, {before:.1} MB → {after:.1} MB ({:.1}% compression), duration: {:.1}s",
                 report.files_compacted, report.files_written, report.compression_ratio * 100.0, report.duration_seconds);
         }
-        (JobStatus::Cancelled, error) => {
-            info!(target: LOG, job_id = report.job_id, partition, reason = error.as_deref(), "Compaction job cancelled");
+        (JobStatus::Cancelled, reason) => {
+            info!(target: LOG, job_id = report.job_id, partition, reason, "Compaction job cancelled");
         }
         (JobStatus::Failed, reason) => {
             error!(target: LOG, job_id = report.job_id, partition, error = reason.as_deref(), step = report.step.as_str(),

@@ -8,6 +8,7 @@ use tempfile::TempDir;
 use super::super::conformance::{self, partition, take};
 use super::*;
 use crate::clock::ManualClock;
+use crate::state::StateError;
 
 const TTL: Duration = Duration::from_mins(1);
 
@@ -201,7 +202,7 @@ fn a_file_that_is_not_sqlite_is_refused_with_the_remedy_and_left_alone() {
     let content = "this is not a database, whatever its name says".repeat(100);
     std::fs::write(f.path(), &content).unwrap();
     let error = CompactionLock::open(&f.path(), f.clock.clone()).unwrap_err();
-    assert!(matches!(error, LockError::Unusable { .. }), "{error:?}");
+    assert!(matches!(error, LockError::State(StateError::Unusable { .. })), "{error:?}");
     let message = error.to_string();
     assert!(message.contains(f.path().to_str().unwrap()) && message.contains("move it away"), "{message}");
     assert_eq!(std::fs::read_to_string(f.path()).unwrap(), content);
@@ -214,7 +215,7 @@ fn a_folder_or_an_impossible_path_is_refused_with_its_name() {
     std::fs::write(&file, "").unwrap();
     for path in [f.folder.path().to_owned(), file.join("arc.db")] {
         let error = CompactionLock::open(&path, f.clock.clone()).unwrap_err();
-        assert!(matches!(error, LockError::Unusable { .. }), "{error:?}");
+        assert!(matches!(error, LockError::State(StateError::Unusable { .. })), "{error:?}");
         assert!(error.to_string().contains(path.to_str().unwrap()), "{error}");
     }
 }

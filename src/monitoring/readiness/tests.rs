@@ -105,12 +105,23 @@ async fn a_state_database_that_somebody_keeps_locked_is_named() {
     assert!(detail.contains("did not answer"), "{detail}");
 }
 
+/// Beginning a change is not enough: with a full disk that still works, and no job can take a lease.
+#[tokio::test]
+async fn a_state_database_that_takes_no_change_is_named() {
+    let service = Service::start();
+    let other = rusqlite::Connection::open(service.path("arc.db")).unwrap();
+    let refusal = "BEGIN SELECT RAISE(ABORT, 'no room'); END";
+    other.execute_batch(&format!("CREATE TRIGGER refuse BEFORE INSERT ON service_switches {refusal}")).unwrap();
+    let [("state", detail)] = &service.red().await[..] else { panic!("state only") };
+    assert!(detail.contains("no room"), "{detail}");
+}
+
 #[tokio::test]
 async fn a_dead_scheduler_is_named() {
     let service = Service::start();
     service.change(|work| work.scheduler = SchedulerState::Dead);
     let [("scheduler", detail)] = &service.red().await[..] else { panic!("scheduler only") };
-    assert!(detail.contains("restart"), "{detail}");
+    assert!(detail.contains("started again"), "{detail}");
 }
 
 #[tokio::test]

@@ -14,8 +14,9 @@ use arc::lock::CompactionLock;
 use arc::merge::resources::{detect, job_limits};
 use arc::merge::{DuckDbEngine, MergeEngine, MergeError, MergeOutcome, MergeRequest, ProgressSink};
 use arc::metrics::Metrics;
-use arc::monitoring::{LookAtWork, Readiness, ReadinessParts, SchedulerState, Scrape, Work};
+use arc::monitoring::{Readiness, ReadinessParts, Scrape};
 use arc::scheduler::CompactionScheduler;
+use arc::server::look_at;
 use arc::state::StateDb;
 use arc::storage::Storage;
 use async_trait::async_trait;
@@ -111,12 +112,13 @@ impl Builder {
         if self.started {
             scheduler.start().await.unwrap();
         }
-        let work = work(&manager, &scheduler);
+        let work = look_at(&manager, &scheduler);
+        let quarantine = Quarantine::new(state.clone());
         let stopping = CancellationToken::new();
         let state_of_app = AppState::new(AppParts {
             manager: Shared::clone(&manager),
             scheduler,
-            quarantine: Quarantine::new(state.clone()),
+            quarantine: quarantine.clone(),
             events: events.clone(),
             storage_info: StorageInfo::new("local"),
             readiness: Readiness::new(ReadinessParts {
@@ -127,30 +129,12 @@ impl Builder {
                 timezone: config.timezone,
                 work: Shared::clone(&work),
             }),
-            scrape: Scrape::new(Metrics::new(), clock, state.clone(), work),
+            scrape: Scrape::new(Metrics::new(), clock, quarantine, work),
             stopping: stopping.clone(),
         });
         let router = router(state_of_app);
         App { arc: self.arc, router, stopping, events, told: tokio::sync::Mutex::new(told) }
     }
-}
-
-fn work(manager: &Shared<CompactionManager>, scheduler: &Shared<CompactionScheduler>) -> LookAtWork {
-    let (manager, scheduler) = (Shared::clone(manager), Shared::clone(scheduler));
-    Shared::new(move || Work {
-        scheduler: if !scheduler.is_enabled() {
-            SchedulerState::Disabled
-        } else if scheduler.is_paused() {
-            SchedulerState::Paused
-        } else if scheduler.is_running() {
-            SchedulerState::Running
-        } else {
-            SchedulerState::Dead
-        },
-        cycle_running: manager.running_cycle().is_some(),
-        active_jobs: manager.active_jobs().len(),
-        backlog: manager.backlog(),
-    })
 }
 
 /// An answer.

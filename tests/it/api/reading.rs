@@ -147,12 +147,57 @@ async fn what_a_store_says_about_a_failure_stays_here() {
     let app =
         app().storage(|s| s.map_store(|inner| Hooked::over(inner, std::sync::Arc::new(Unreachable)))).build().await;
     app.arc.write_telemetry(PARTITION, 3, 50);
-    for uri in ["/api/connections/storage", "/api/compaction/candidates", &format!("/api/partitions/{PARTITION}/files")]
-    {
+    let files = format!("/api/partitions/{PARTITION}/files");
+    for uri in ["/api/connections/storage", "/api/compaction/candidates", &files, "/ready", "/metrics"] {
         let answer = app.get(uri).await;
         assert!(!answer.text.contains("SECRET"), "{uri}: {answer:#?}");
     }
     app.get(&format!("/api/partitions/{PARTITION}/files")).await.refused(503);
+}
+
+/// A store that takes no record, and says so in words that nobody outside may see.
+#[derive(Debug)]
+struct NoRecords;
+
+impl Hook for NoRecords {
+    fn before(&self, _: usize, _: &str, path: &Key) -> object_store::Result<()> {
+        if path.as_ref().ends_with("00000001.json") {
+            return Err(object_store::Error::Generic { store: "test", source: "https://host/?sig=SECRET".into() });
+        }
+        Ok(())
+    }
+
+    fn after(&self, _: usize, _: &str, _: &Key) -> object_store::Result<()> {
+        Ok(())
+    }
+}
+
+/// Reports and attempts are kept for years, copied and shown.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_error_of_a_job_is_kept_and_shown_without_the_words_of_the_store() {
+    let app = app().storage(|s| s.map_store(|inner| Hooked::over(inner, std::sync::Arc::new(NoRecords)))).build().await;
+    app.arc.write_telemetry(PARTITION, 3, 50);
+    let report = app.cycle().await;
+    assert_eq!(report.jobs_failed, 1, "{report:#?}");
+    let history = app.get("/api/compaction/history").await;
+    let job = &history.expect(200)["recent_jobs"][0];
+    assert_eq!(job["status"], "failed");
+    let error = job["error"].as_str().unwrap();
+    assert!(
+        error.contains("unknown whether the record was created") && error.contains("the log has its words"),
+        "{error}"
+    );
+    let one = format!("/api/compaction/jobs/{}", job["job_id"].as_str().unwrap());
+    for uri in ["/api/compaction/history", &one, "/api/compaction/stats", "/api/compaction/candidates?explain=true"] {
+        let answer = app.get(uri).await;
+        assert!(!answer.text.contains("SECRET"), "{uri}: {answer:#?}");
+    }
+    for file in fs::read_dir(app.arc.dir()).unwrap().map(|entry| entry.unwrap().path()) {
+        if file.is_file() {
+            let bytes = fs::read(&file).unwrap();
+            assert!(!bytes.windows(6).any(|window| window == b"SECRET"), "{}", file.display());
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -32,6 +32,11 @@ impl TokioClock {
         self.broken.store(true, Ordering::SeqCst);
     }
 
+    /// Whole again.
+    pub fn mend(&self) {
+        self.broken.store(false, Ordering::SeqCst);
+    }
+
     /// Lets time pass.
     pub async fn pass(&self, time: TimeDelta) {
         tokio::time::sleep(time.to_std().unwrap()).await;
