@@ -174,6 +174,7 @@ impl Attempt<'_> {
             unsliced: &self.unsliced,
             budget: self.budget,
             progress: self.progress,
+            cancel: self.cancel,
         };
         let (folder, files, limits, cancel) = (self.work.text(), self.files, &self.request.limits, self.cancel);
         let open = move |budget: &Budget, lanes: u64| {
