@@ -126,7 +126,12 @@ fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss, reason = "sizes of samples")]
+#[allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    clippy::cast_precision_loss,
+    reason = "sizes of samples"
+)]
 fn cases(scenario: Scenario, scale: f64) -> Vec<Case> {
     let scaled = |rows: f64| (rows * scale) as u64;
     // Small samples keep the size of the files, not their number, so that a sample is like the whole.

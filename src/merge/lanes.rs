@@ -60,8 +60,19 @@ impl From<MergeError> for LaneError {
     }
 }
 
+/// By which means slices are merged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Means {
+    /// Column by column where that suits the columns, by DuckDB elsewhere.
+    All,
+    /// By DuckDB alone. For tests: it merges everything that the other means can.
+    #[cfg_attr(not(test), allow(dead_code, reason = "for tests"))]
+    DuckDb,
+}
+
 /// What the lanes work on.
 pub(super) struct Lanes<'a> {
+    pub(super) means: Means,
     pub(super) request: &'a MergeRequest,
     pub(super) work: &'a WorkDir,
     pub(super) groups: &'a [SchemaGroup],
@@ -189,7 +200,9 @@ impl Lanes<'_> {
             let slices = if self.one_statement(i) {
                 vec![lines[i].whole()]
             } else {
-                lines[i].plan(&aim(lane, group, &self.request.options))
+                let options = &self.request.options;
+                let by_column = self.suits_columnar(i);
+                lines[i].plan(&if by_column { lane.columnar_aim(group, options) } else { aim(lane, group, options) })
             };
             for slice in slices {
                 let position = vec![todo.len()];
@@ -293,7 +306,7 @@ impl Lanes<'_> {
 
     /// What is merged in one statement is so because footers are not to be believed; DuckDB does that.
     fn suits_columnar(&self, group: usize) -> bool {
-        !self.one_statement(group) && columnar::suits(&self.groups[group])
+        self.means == Means::All && !self.one_statement(group) && columnar::suits(&self.groups[group])
     }
 
     /// Merges one slice column by column into the file at `path`. `None`: it is not suited for that.
@@ -313,7 +326,8 @@ impl Lanes<'_> {
                 projection: &all[at].class.projection,
             })
             .collect();
-        match columnar::merge_slice(group, &files, task.slice.range, &self.request.options, path.as_ref(), self.cancel) {
+        match columnar::merge_slice(group, &files, task.slice.range, &self.request.options, path.as_ref(), self.cancel)
+        {
             // Written by one implementation, read back by another.
             Ok(rows) if rows == 0 || column_ascends(path.as_ref(), &sql::slice_column(group.time))? => Ok(Some(rows)),
             Ok(_) => Err(MergeError::ProofFailed("a slice merged column by column is not in order".to_owned())),

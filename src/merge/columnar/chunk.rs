@@ -116,11 +116,8 @@ fn decode_pages(descriptor: &ColumnDescriptor, mut pages: Box<dyn PageReader>) -
                 if from + length > buf.len() {
                     return Err(Refusal::Unsuited("levels longer than their page".to_owned()));
                 }
-                let valid = if descriptor.max_def_level() == 0 {
-                    None
-                } else {
-                    levels(buf.slice(from..from + length), rows)?
-                };
+                let valid =
+                    if descriptor.max_def_level() == 0 { None } else { levels(buf.slice(from..from + length), rows)? };
                 if !all.add(descriptor, encoding, &buf.slice(from + length..), rows, valid)? {
                     return Ok(None);
                 }
@@ -149,8 +146,10 @@ impl Collected {
         let count = valid.as_ref().map_or(rows, |valid| valid.iter().filter(|&&valid| valid).count());
         match encoding {
             Encoding::RLE_DICTIONARY | Encoding::PLAIN_DICTIONARY => {
-                let dictionary =
-                    self.dictionary.as_ref().ok_or_else(|| Refusal::Unsuited("codes without a dictionary".to_owned()))?;
+                let dictionary = self
+                    .dictionary
+                    .as_ref()
+                    .ok_or_else(|| Refusal::Unsuited("codes without a dictionary".to_owned()))?;
                 let codes = match values.first() {
                     Some(&width) => hybrid::decode(values.slice(1..), width, count)?,
                     None if count == 0 => Vec::new(),

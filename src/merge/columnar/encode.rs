@@ -3,6 +3,8 @@
 //! Columns with a dictionary are written here, because their codes are known already; all others by the column writer of the
 //! `parquet` crate, with the encodings that suit the type.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 use parquet::basic::{Compression as Codec, Encoding, GzipLevel, SortOrder, Type as Physical, ZstdLevel};
 use parquet::bloom_filter::Sbbf;
@@ -110,59 +112,45 @@ impl Encoder {
         }
     }
 
-    fn encode_codes(
-        &mut self,
-        codes: &[u32],
-        dictionary: &Plain,
-        order: &Order<'_>,
-    ) -> Result<EncodedChunk, Refusal> {
-        // Number the codes that occur, in the order of their first row.
+    fn encode_codes(&mut self, codes: &[u32], dictionary: &Plain, order: &Order<'_>) -> Result<EncodedChunk, Refusal> {
+        let codes: Cow<'_, [u32]> = match order {
+            Order::AsRead(span) => codes[span.clone()].into(),
+            Order::Rows(rows) => rows.iter().map(|&row| codes[row as usize]).collect(),
+        };
+        // Which codes occur; the last place is for missing values.
+        let missing = dictionary.len();
+        let place = |code: u32| (code as usize).min(missing);
         self.local.clear();
-        self.local.resize(dictionary.len(), NO_VALUE);
-        let (mut used, mut numbers, mut nulls) = (Vec::new(), Vec::with_capacity(order.len()), 0);
-        let mut levels: Vec<u32> = Vec::new();
-        let local = &mut self.local;
-        order.each(|row| {
-            let code = codes[row];
-            if code == NO_VALUE {
-                if levels.is_empty() {
-                    levels.resize(numbers.len(), 1);
-                }
-                levels.push(0);
-                nulls += 1;
-                return;
-            }
-            if nulls > 0 {
-                levels.push(1);
-            }
-            let number = &mut local[code as usize];
-            if *number == NO_VALUE {
-                *number = as_code(used.len());
-                used.push(code);
-            }
-            numbers.push(*number);
-        });
+        self.local.resize(missing + 1, NO_VALUE);
+        for &code in &*codes {
+            self.local[place(code)] = 0;
+        }
+        let has_missing = self.local[missing] == 0;
+        let levels: Vec<u32> =
+            if has_missing { codes.iter().map(|&code| u32::from(code != NO_VALUE)).collect() } else { Vec::new() };
+        let used: Vec<usize> = (0..missing).filter(|&code| self.local[code] == 0).collect();
+        let numbers: Cow<'_, [u32]> = if used.len() == missing && !has_missing {
+            codes
+        } else {
+            used.iter().enumerate().for_each(|(number, &code)| self.local[code] = as_code(number));
+            codes.iter().filter(|&&code| code != NO_VALUE).map(|&code| self.local[code as usize]).collect()
+        };
         let mut entries = dictionary.empty_like();
-        entries.extend(dictionary, used.iter().map(|&code| code as usize))?;
-        if used.is_empty() || !pays(&entries, numbers.len()) {
+        entries.extend(dictionary, used.into_iter())?;
+        if entries.len() == 0 || !pays(&entries, numbers.len()) {
             let mut values = dictionary.empty_like();
             values.extend(&entries, numbers.iter().map(|&number| number as usize))?;
             let levels: Option<Vec<i16>> =
-                (nulls > 0).then(|| levels.iter().map(|&level| i16::from(level == 1)).collect());
+                has_missing.then(|| levels.iter().map(|&level| i16::from(level == 1)).collect());
             return self.encode_plain(&values, levels.as_deref());
         }
-        self.write_codes(&entries, &numbers, &levels, nulls)
+        self.write_codes(&entries, &numbers, &levels)
     }
 
-    /// A dictionary page and a page of codes. `levels` is empty when there are no nulls.
-    fn write_codes(
-        &self,
-        entries: &Plain,
-        numbers: &[u32],
-        levels: &[u32],
-        nulls: usize,
-    ) -> Result<EncodedChunk, Refusal> {
-        let rows = numbers.len() + nulls;
+    /// A dictionary page and a page of codes. `levels` is empty when no value is missing.
+    fn write_codes(&self, entries: &Plain, numbers: &[u32], levels: &[u32]) -> Result<EncodedChunk, Refusal> {
+        let rows = if levels.is_empty() { numbers.len() } else { levels.len() };
+        let nulls = rows - numbers.len();
         let mut sink = TrackedWrite::new(Vec::new());
         let mut writer = SerializedPageWriter::new(&mut sink);
         let count = |n: usize| u32::try_from(n).map_err(|e| Refusal::Unsuited(format!("values of a page: {e}")));
@@ -180,19 +168,17 @@ impl Encoder {
         let mut body = Vec::with_capacity(numbers.len() * 2);
         if self.descriptor.max_def_level() > 0 {
             body.extend_from_slice(&[0; 4]);
-            if nulls == 0 {
-                hybrid::encode(&vec![1; rows], 1, &mut body);
-            } else {
-                hybrid::encode(levels, 1, &mut body);
+            match levels {
+                [] => hybrid::encode_run(1, rows, 1, &mut body),
+                levels => hybrid::encode(levels, 1, &mut body),
             }
             let length = count(body.len() - 4)?;
             body[..4].copy_from_slice(&length.to_le_bytes());
         }
-        let width = hybrid::width_of(entries.len());
+        // Not every reader takes codes of no width, which one entry would need.
+        let width = hybrid::width_of(entries.len()).max(1);
         body.push(width);
-        if width > 0 {
-            hybrid::encode(numbers, width, &mut body);
-        }
+        hybrid::encode(numbers, width, &mut body);
         let size = body.len();
         let page = Page::DataPage {
             buf: self.compress(body)?,
@@ -348,7 +334,13 @@ fn statistics(descriptor: &ColumnDescPtr, entries: &Plain, nulls: u64) -> Option
         }
         (Physical::INT32, SortOrder::UNSIGNED, Plain::Word4(v)) => {
             let (min, max) = bounds(v.iter().copied());
-            Some(Statistics::Int32(ValueStatistics::new(min.map(|v| v as i32), max.map(|v| v as i32), None, nulls, false)))
+            Some(Statistics::Int32(ValueStatistics::new(
+                min.map(|v| v as i32),
+                max.map(|v| v as i32),
+                None,
+                nulls,
+                false,
+            )))
         }
         (Physical::INT64, SortOrder::SIGNED, Plain::Word8(v)) => {
             let (min, max) = bounds(v.iter().map(|&v| v as i64));
@@ -356,16 +348,22 @@ fn statistics(descriptor: &ColumnDescPtr, entries: &Plain, nulls: u64) -> Option
         }
         (Physical::INT64, SortOrder::UNSIGNED, Plain::Word8(v)) => {
             let (min, max) = bounds(v.iter().copied());
-            Some(Statistics::Int64(ValueStatistics::new(min.map(|v| v as i64), max.map(|v| v as i64), None, nulls, false)))
+            Some(Statistics::Int64(ValueStatistics::new(
+                min.map(|v| v as i64),
+                max.map(|v| v as i64),
+                None,
+                nulls,
+                false,
+            )))
         }
         (Physical::FLOAT, _, Plain::Word4(v)) => {
-            let (min, max) = float_bounds(v.iter().map(|&v| f64::from(f32::from_bits(v))))?;
+            let (min, max) = float_bounds(v.iter().map(|&v| f64::from(f32::from_bits(v))));
             #[allow(clippy::cast_possible_truncation, reason = "it was a float")]
             let narrow = |v: f64| v as f32;
             Some(Statistics::Float(ValueStatistics::new(min.map(narrow), max.map(narrow), None, nulls, false)))
         }
         (Physical::DOUBLE, _, Plain::Word8(v)) => {
-            let (min, max) = float_bounds(v.iter().map(|&v| f64::from_bits(v)))?;
+            let (min, max) = float_bounds(v.iter().map(|&v| f64::from_bits(v)));
             Some(Statistics::Double(ValueStatistics::new(min, max, None, nulls, false)))
         }
         (Physical::BYTE_ARRAY, SortOrder::UNSIGNED, Plain::Bytes(v)) => {
@@ -381,15 +379,14 @@ fn bounds<T: Ord + Copy>(values: impl Iterator<Item = T> + Clone) -> (Option<T>,
     (values.clone().min(), values.max())
 }
 
-/// `None` where there is a NaN: readers must not take a range for true that leaves it out. A bound of zero covers both zeros.
-#[allow(clippy::type_complexity, reason = "a pair of bounds that may be unknown")]
-fn float_bounds(values: impl Iterator<Item = f64> + Clone) -> Option<(Option<f64>, Option<f64>)> {
+/// Unknown where there is a NaN: readers must not take a range for true that leaves it out. A bound of zero covers both zeros.
+fn float_bounds(values: impl Iterator<Item = f64> + Clone) -> (Option<f64>, Option<f64>) {
     if values.clone().any(f64::is_nan) {
-        return None;
+        return (None, None);
     }
     let min = values.clone().reduce(f64::min).map(|min| if min == 0.0 { -0.0 } else { min });
     let max = values.reduce(f64::max).map(|max| if max == 0.0 { 0.0 } else { max });
-    Some((min, max))
+    (min, max)
 }
 
 /// For columns that are asked for single values; nobody looks for one measured number.

@@ -13,8 +13,8 @@ const GROUP: usize = 8;
 /// Groups in one packed run: the header of such a run has at most two bytes.
 const MAX_GROUPS: usize = 8191;
 
-/// Equal values from which on a run is worth its header.
-const MIN_RUN: usize = 3 * GROUP;
+/// Groups of equal values from which on a run is worth its header.
+const MIN_RUN_GROUPS: usize = 3;
 
 /// Decodes `count` values of `width` bits.
 pub(super) fn decode(data: Bytes, width: u8, count: usize) -> Result<Vec<u32>, Refusal> {
@@ -35,53 +35,87 @@ pub(super) fn decode(data: Bytes, width: u8, count: usize) -> Result<Vec<u32>, R
 
 /// Encodes values of `width` bits, appending to `out`.
 pub(super) fn encode(values: &[u32], width: u8, out: &mut Vec<u8>) {
-    let mut at = 0;
-    // Start of what is not written yet; a multiple of a group from `at` to here.
+    let (groups, rest) = values.as_chunks::<GROUP>();
+    let is_run = |group: &[u32; GROUP]| group.iter().all(|&value| value == group[0]);
     let mut packed_from = 0;
-    while at < values.len() {
-        let run = values[at..].iter().take_while(|&&v| v == values[at]).count();
-        if run >= MIN_RUN || at + run == values.len() && packed_from == at {
-            pack(&values[packed_from..at], width, out);
-            put_varint(run << 1, out);
-            out.extend_from_slice(&values[at].to_le_bytes()[..usize::from(width).div_ceil(8)]);
-            at += run;
-            packed_from = at;
-        } else {
-            at = (at + run.div_ceil(GROUP).max(1) * GROUP).min(values.len()).min(at + GROUP);
+    let mut at = 0;
+    while at < groups.len() {
+        if !is_run(&groups[at]) {
+            at += 1;
+            continue;
         }
+        let value = groups[at][0];
+        let same = groups[at..].iter().take_while(|group| **group == [value; GROUP]).count();
+        if same >= MIN_RUN_GROUPS {
+            pack(&groups[packed_from..at], width, out);
+            encode_run(value, same * GROUP, width, out);
+            packed_from = at + same;
+        }
+        at += same;
     }
-    pack(&values[packed_from..], width, out);
-}
-
-/// Packs values; the last group is filled up with zeros, so only the last call may have a partial one.
-fn pack(values: &[u32], width: u8, out: &mut Vec<u8>) {
-    for run in values.chunks(MAX_GROUPS * GROUP) {
-        let groups = run.len().div_ceil(GROUP);
-        put_varint(groups << 1 | 1, out);
-        for group in run.chunks(GROUP) {
-            pack_group(group, width, out);
-        }
+    pack(&groups[packed_from..], width, out);
+    if !rest.is_empty() {
+        // Filled up with zeros: what follows the last value means nothing.
+        let mut last = [0; GROUP];
+        last[..rest.len()].copy_from_slice(rest);
+        pack(&[last], width, out);
     }
 }
 
-/// Eight values of `width` bits are `width` bytes, lowest bits first.
-fn pack_group(group: &[u32], width: u8, out: &mut Vec<u8>) {
-    let (mut low, mut high, mut shift) = (0_u128, 0_u128, 0_u32);
-    for &value in group {
-        let value = u128::from(value);
-        if shift < 128 {
-            low |= value << shift;
-            if shift + u32::from(width) > 128 {
-                high |= value >> (128 - shift);
-            }
-        } else {
-            high |= value << (shift - 128);
+/// Encodes `count` times the same value.
+pub(super) fn encode_run(value: u32, count: usize, width: u8, out: &mut Vec<u8>) {
+    put_varint(count << 1, out);
+    out.extend_from_slice(&value.to_le_bytes()[..usize::from(width).div_ceil(8)]);
+}
+
+fn pack(groups: &[[u32; GROUP]], width: u8, out: &mut Vec<u8>) {
+    for run in groups.chunks(MAX_GROUPS) {
+        put_varint(run.len() << 1 | 1, out);
+        out.reserve(run.len() * usize::from(width));
+        // The compiler unrolls each of these; the wider ones are rare.
+        match width {
+            1 => run.iter().for_each(|group| pack_narrow::<1>(group, out)),
+            2 => run.iter().for_each(|group| pack_narrow::<2>(group, out)),
+            3 => run.iter().for_each(|group| pack_narrow::<3>(group, out)),
+            4 => run.iter().for_each(|group| pack_narrow::<4>(group, out)),
+            5 => run.iter().for_each(|group| pack_narrow::<5>(group, out)),
+            6 => run.iter().for_each(|group| pack_narrow::<6>(group, out)),
+            7 => run.iter().for_each(|group| pack_narrow::<7>(group, out)),
+            8 => run.iter().for_each(|group| pack_narrow::<8>(group, out)),
+            9 => run.iter().for_each(|group| pack_narrow::<9>(group, out)),
+            10 => run.iter().for_each(|group| pack_narrow::<10>(group, out)),
+            11 => run.iter().for_each(|group| pack_narrow::<11>(group, out)),
+            12 => run.iter().for_each(|group| pack_narrow::<12>(group, out)),
+            13 => run.iter().for_each(|group| pack_narrow::<13>(group, out)),
+            14 => run.iter().for_each(|group| pack_narrow::<14>(group, out)),
+            15 => run.iter().for_each(|group| pack_narrow::<15>(group, out)),
+            16 => run.iter().for_each(|group| pack_narrow::<16>(group, out)),
+            _ => run.iter().for_each(|group| pack_wide(group, width, out)),
         }
-        shift += u32::from(width);
     }
+}
+
+/// Eight values of `WIDTH` bits are `WIDTH` bytes, lowest bits first.
+fn pack_narrow<const WIDTH: usize>(group: &[u32; GROUP], out: &mut Vec<u8>) {
+    let mut bits = 0_u128;
+    for (i, &value) in group.iter().enumerate() {
+        bits |= u128::from(value) << (i * WIDTH);
+    }
+    out.extend_from_slice(&bits.to_le_bytes()[..WIDTH]);
+}
+
+/// The same for 17 to 32 bits: two halves of four values each, of which the first may end within a byte.
+fn pack_wide(group: &[u32; GROUP], width: u8, out: &mut Vec<u8>) {
+    let half = |values: &[u32]| {
+        values.iter().enumerate().fold(0_u128, |bits, (i, &value)| bits | u128::from(value) << (i * usize::from(width)))
+    };
+    let (low, high) = (half(&group[..4]), half(&group[4..]));
+    let shift = 4 * usize::from(width);
+    let joined_low = if shift < 128 { low | high << shift } else { low };
+    let joined_high = if shift < 128 { high >> (128 - shift) } else { high };
     let width = usize::from(width);
-    out.extend_from_slice(&low.to_le_bytes()[..width.min(16)]);
-    out.extend_from_slice(&high.to_le_bytes()[..width.saturating_sub(16)]);
+    out.extend_from_slice(&joined_low.to_le_bytes()[..width.min(16)]);
+    out.extend_from_slice(&joined_high.to_le_bytes()[..width.saturating_sub(16)]);
 }
 
 fn put_varint(mut value: usize, out: &mut Vec<u8>) {
@@ -127,7 +161,7 @@ mod tests {
         let changing: Vec<u32> = (0..200_000).map(|i| i % 7).collect();
         round_trip(&changing, 3);
         let mut out = Vec::new();
-        encode(&[5; 100_000], 3, &mut out);
+        encode(&[5; 80_000], 3, &mut out);
         assert!(out.len() <= 4, "{out:?}");
         round_trip(&[], 3);
     }

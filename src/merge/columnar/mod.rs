@@ -47,6 +47,9 @@ use super::stitch::check_same_bytes;
 use super::work_dir::io_error;
 use super::{MergeError, MergeOptions};
 
+/// Files of a slice are read into memory whole when all of them together are no larger than this; otherwise column by column.
+pub(super) const WHOLE_FILES_BYTES: u64 = 64 << 20;
+
 /// One file of a slice.
 pub(super) struct SourceFile<'a> {
     pub(super) path: PathBuf,
@@ -200,3 +203,6 @@ fn write(schema: &TypePtr, row_groups: Vec<Vec<EncodedChunk>>, out: &Path) -> Re
     writer.close().map_err(failed)?;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

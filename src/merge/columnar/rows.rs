@@ -15,10 +15,7 @@ use super::super::schema::Projection;
 use super::super::slices::Range;
 use super::chunk::{Chunk, decode};
 use super::values::Plain;
-use super::{Refusal, SourceFile};
-
-/// Files of a slice are read into memory whole when all of them together are no larger than this; otherwise column by column.
-const WHOLE_FILES_BYTES: u64 = 64 << 20;
+use super::{Refusal, SourceFile, WHOLE_FILES_BYTES};
 
 /// The files of a slice, with their footers.
 pub(super) struct SliceFiles<'a> {

@@ -158,7 +158,10 @@ fn number_of_word(index: &mut HashMap<u64, u32, FixedState>, value: u64) -> (u32
     (number, number == next)
 }
 
-#[allow(clippy::cast_possible_truncation, reason = "there are no more values than rows in a slice, which are counted in u32")]
+#[allow(
+    clippy::cast_possible_truncation,
+    reason = "there are no more values than rows in a slice, which are counted in u32"
+)]
 pub(super) fn as_code(at: usize) -> u32 {
     at as u32
 }
