@@ -29,11 +29,8 @@ const GOOD_SLICE_BYTES: u64 = 128 << 20;
 /// the last is not full.
 const GOOD_COLUMNAR_ROWS: u64 = 8 * 122_880;
 
-/// Of a row that is merged column by column: its time, its place in the order, and what the sort of these needs.
+/// Of a row that is merged column by column: its time and number, and half of these again while they are sorted.
 const ORDER_BYTES: u64 = 24;
-
-/// Times that a value of the column at hand is held: as read, in the order of the slice, and in the row group.
-const COLUMN_FACTOR: u64 = 3;
 
 /// Row groups in a slice below which dictionaries are rebuilt too often.
 const MIN_ROW_GROUPS: u64 = 2;
@@ -102,7 +99,7 @@ impl Budget {
         let widest = group.columns.iter().map(column_bytes).max().unwrap_or_default();
         let rows: u64 = group.files().map(|f| f.rows).sum();
         let encoded: u64 = group.files().map(|f| f.size_bytes).sum();
-        let per_row = ORDER_BYTES + COLUMN_FACTOR * widest + encoded / rows.max(1);
+        let per_row = ORDER_BYTES + widest + encoded / rows.max(1);
         let for_rows = self.duckdb_bytes.saturating_sub(WHOLE_FILES_BYTES).max(self.duckdb_bytes / 4);
         let max_rows = (for_rows / per_row).max(1);
         SliceAim { max_rows, good_rows: GOOD_COLUMNAR_ROWS.min(max_rows), ..self.aim(group, options) }

@@ -38,7 +38,7 @@ pub(super) fn read_column(
     let mut growing = Growing::Nothing { rows: 0 };
     for part in &rows.parts {
         growing = match files.open[part.file].decode(part.row_group, index)? {
-            Some(chunk) => growing.add(chunk, &part.chosen)?,
+            Some(chunk) => growing.add(chunk, &part.chosen, rows.count())?,
             None => growing.add_nothing(part.chosen.count()),
         };
     }
@@ -73,6 +73,7 @@ impl Growing {
                 codes.resize(codes.len() + rows, NO_VALUE);
                 Self::Codes { codes, dictionary, index }
             }
+            Self::Plain { values, valid } if rows == 0 => Self::Plain { values, valid },
             Self::Plain { mut values, valid } => {
                 let mut valid = valid.unwrap_or_else(|| vec![true; values.len()]);
                 valid.resize(valid.len() + rows, false);
@@ -82,7 +83,8 @@ impl Growing {
         }
     }
 
-    fn add(self, chunk: Chunk, chosen: &Chosen) -> Result<Self, Refusal> {
+    /// `total` are the rows of the slice: nothing grows beyond what it needs.
+    fn add(self, chunk: Chunk, chosen: &Chosen, total: usize) -> Result<Self, Refusal> {
         let this = match self {
             Self::Nothing { rows } => {
                 let (like, coded) = match &chunk.values {
@@ -90,8 +92,16 @@ impl Growing {
                     ChunkValues::Plain(values) => (values.empty_like(), false),
                 };
                 match Index::for_values(&like).filter(|_| coded) {
-                    Some(index) => Self::Codes { codes: vec![NO_VALUE; rows], dictionary: like, index },
-                    None => Self::Plain { values: like, valid: None }.add_nothing(rows),
+                    Some(index) => {
+                        let mut codes = Vec::with_capacity(total);
+                        codes.resize(rows, NO_VALUE);
+                        Self::Codes { codes, dictionary: like, index }
+                    }
+                    None => {
+                        let mut values = like;
+                        values.reserve(total);
+                        Self::Plain { values, valid: None }.add_nothing(rows)
+                    }
                 }
             }
             other => other,
@@ -112,9 +122,9 @@ impl Growing {
                         Chosen::Some(rows) => codes.extend(rows.iter().map(|&row| code(row as usize))),
                     }
                     let this = Self::Codes { codes, dictionary, index };
-                    return if this.pays() { Ok(this) } else { this.into_plain() };
+                    return if this.pays() { Ok(this) } else { this.into_plain(total) };
                 }
-                Self::Codes { codes, dictionary, index }.into_plain()?.add(chunk, chosen)
+                Self::Codes { codes, dictionary, index }.into_plain(total)?.add(chunk, chosen, total)
             }
             Self::Plain { mut values, mut valid } => {
                 let before = values.len();
@@ -150,10 +160,11 @@ impl Growing {
         }
     }
 
-    fn into_plain(self) -> Result<Self, Refusal> {
+    fn into_plain(self, total: usize) -> Result<Self, Refusal> {
         let Self::Codes { codes, dictionary, .. } = self else { return Ok(self) };
         let valid = codes.contains(&NO_VALUE).then(|| codes.iter().map(|&code| code != NO_VALUE).collect());
         let mut values = dictionary.empty_like();
+        values.reserve(total);
         if valid.is_none() {
             values.extend(&dictionary, codes.iter().map(|&code| code as usize))?;
         } else {

@@ -47,6 +47,8 @@ pub(super) struct Encoder {
     descriptor: ColumnDescPtr,
     codec: Codec,
     properties: WriterPropertiesPtr,
+    /// Where two encodings may suit the values, the other one. The first chunk is written by both, and the smaller one wins.
+    rival: Option<WriterPropertiesPtr>,
     /// By code, the number that it has in the row group at hand.
     local: Vec<u32>,
 }
@@ -54,7 +56,7 @@ pub(super) struct Encoder {
 impl Encoder {
     pub(super) fn new(
         descriptor: ColumnDescPtr,
-        version_2_readable: bool,
+        version_2_suits: bool,
         options: &MergeOptions,
     ) -> Result<Self, Refusal> {
         let codec = match options.compression {
@@ -64,30 +66,38 @@ impl Encoder {
             Compression::Gzip => Codec::GZIP(GzipLevel::default()),
             Compression::None => Codec::UNCOMPRESSED,
         };
-        let new_encodings = version_2_readable && options.parquet_version == ParquetVersion::V2;
+        let new_encodings = version_2_suits && options.parquet_version == ParquetVersion::V2;
         let encoding = match descriptor.physical_type() {
             Physical::INT32 | Physical::INT64 if new_encodings => Encoding::DELTA_BINARY_PACKED,
             Physical::FLOAT | Physical::DOUBLE if new_encodings => Encoding::BYTE_STREAM_SPLIT,
             Physical::BYTE_ARRAY if new_encodings => Encoding::DELTA_LENGTH_BYTE_ARRAY,
             _ => Encoding::PLAIN,
         };
-        let properties = WriterProperties::builder()
-            .set_writer_version(WriterVersion::PARQUET_1_0)
-            .set_compression(codec)
-            .set_dictionary_enabled(false)
-            .set_column_encoding(ColumnPath::new(descriptor.path().parts().to_vec()), encoding)
-            .set_data_page_size_limit(PAGE_BYTES)
-            .set_data_page_row_count_limit(usize::MAX)
-            .set_statistics_enabled(EnabledStatistics::Chunk)
-            .set_statistics_truncate_length(None)
-            .build();
-        Ok(Self { descriptor, codec, properties: properties.into(), local: Vec::new() })
+        let properties = |encoding| {
+            let properties = WriterProperties::builder()
+                .set_writer_version(WriterVersion::PARQUET_1_0)
+                .set_compression(codec)
+                .set_dictionary_enabled(false)
+                .set_column_encoding(ColumnPath::new(descriptor.path().parts().to_vec()), encoding)
+                .set_data_page_size_limit(PAGE_BYTES)
+                .set_data_page_row_count_limit(usize::MAX)
+                .set_statistics_enabled(EnabledStatistics::Chunk)
+                .set_statistics_truncate_length(None)
+                .build();
+            WriterPropertiesPtr::from(properties)
+        };
+        // Split streams of bytes suit noise; values that recur are found only as a whole.
+        let rival = (encoding == Encoding::BYTE_STREAM_SPLIT).then(|| properties(Encoding::PLAIN));
+        Ok(Self { codec, properties: properties(encoding), rival, local: Vec::new(), descriptor })
     }
 
     /// The rows of `order`, in its order, as one chunk.
     pub(super) fn encode(&mut self, column: &Column, order: &Order<'_>) -> Result<EncodedChunk, Refusal> {
         match column {
-            Column::Nothing => self.encode_plain(&self.no_values(), Some(&vec![0; order.len()])),
+            Column::Nothing => {
+                let nothing = self.no_values();
+                self.encode_plain(&nothing, Some(&vec![0; order.len()]))
+            }
             Column::Codes { codes, dictionary } => self.encode_codes(codes, dictionary, order),
             Column::Plain { values, valid } => {
                 let mut rows = Vec::with_capacity(order.len());
@@ -234,7 +244,7 @@ impl Encoder {
     }
 
     /// Values without a dictionary; those of missing rows are not among them.
-    fn encode_plain(&self, values: &Plain, levels: Option<&[i16]>) -> Result<EncodedChunk, Refusal> {
+    fn encode_plain(&mut self, values: &Plain, levels: Option<&[i16]>) -> Result<EncodedChunk, Refusal> {
         #[allow(clippy::cast_possible_wrap, reason = "the same bits")]
         match (self.descriptor.physical_type(), values) {
             (Physical::BOOLEAN, Plain::Bool(values)) => self.write_plain::<BoolType>(values, levels),
@@ -265,10 +275,26 @@ impl Encoder {
         }
     }
 
-    fn write_plain<T: DataType>(&self, values: &[T::T], levels: Option<&[i16]>) -> Result<EncodedChunk, Refusal> {
+    fn write_plain<T: DataType>(&mut self, values: &[T::T], levels: Option<&[i16]>) -> Result<EncodedChunk, Refusal> {
+        let chunk = self.write_as::<T>(&self.properties, values, levels)?;
+        let Some(rival) = self.rival.take() else { return Ok(chunk) };
+        let other = self.write_as::<T>(&rival, values, levels)?;
+        if other.bytes.len() < chunk.bytes.len() {
+            self.properties = rival;
+            return Ok(other);
+        }
+        Ok(chunk)
+    }
+
+    fn write_as<T: DataType>(
+        &self,
+        properties: &WriterPropertiesPtr,
+        values: &[T::T],
+        levels: Option<&[i16]>,
+    ) -> Result<EncodedChunk, Refusal> {
         let mut sink = TrackedWrite::new(Vec::new());
         let page_writer = Box::new(SerializedPageWriter::new(&mut sink));
-        let writer = get_column_writer(self.descriptor.clone(), self.properties.clone(), page_writer);
+        let writer = get_column_writer(self.descriptor.clone(), properties.clone(), page_writer);
         let mut writer = get_typed_column_writer::<T>(writer);
         let all;
         let levels = match levels {

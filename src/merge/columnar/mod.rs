@@ -135,7 +135,7 @@ fn merge(
         }
         let column = descriptor.column(index);
         let values = read_column(&files, &rows, index, &column)?;
-        let mut encoder = Encoder::new(column, group.version_2_readable, options)?;
+        let mut encoder = Encoder::new(column, group.version_2_suits, options)?;
         for (row_group, chunks) in row_groups.iter().zip(&mut encoded) {
             chunks.push(encoder.encode(&values, &rows.order(row_group.clone()))?);
         }

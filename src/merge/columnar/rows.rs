@@ -132,10 +132,11 @@ impl Rows {
         }
         let order = (!times.is_sorted()).then(|| {
             #[allow(clippy::cast_possible_truncation, reason = "checked above")]
-            let mut order: Vec<u32> = (0..count as u32).collect();
+            let mut order: Vec<(i64, u32)> =
+                times.into_iter().enumerate().map(|(row, time)| (time, row as u32)).collect();
             // Stable: rows of equal time stay in the order of files and rows. Runs that are sorted already are merged.
-            order.sort_by_key(|&row| times[row as usize]);
-            order
+            order.sort_by_key(|&(time, _)| time);
+            order.into_iter().map(|(_, row)| row).collect()
         });
         Ok(Self { parts, count, order })
     }

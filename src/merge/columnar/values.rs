@@ -68,6 +68,17 @@ impl Plain {
         }
     }
 
+    /// Makes room for so many more values; how long texts will be is not known.
+    pub(super) fn reserve(&mut self, more: usize) {
+        match self {
+            Self::Bool(values) => values.reserve_exact(more),
+            Self::Word4(values) => values.reserve_exact(more),
+            Self::Word8(values) => values.reserve_exact(more),
+            Self::Fixed { width, data } => data.reserve_exact(more * *width),
+            Self::Bytes(values) => values.ends.reserve_exact(more),
+        }
+    }
+
     pub(super) fn len(&self) -> usize {
         match self {
             Self::Bool(values) => values.len(),
