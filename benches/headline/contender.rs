@@ -107,11 +107,11 @@ fn run_arc(
     }
     let config = work.join("arc.conf");
     let text = format!(
-        "[state]\ndb_path = {:?}\n[storage.local]\nbase_path = {:?}\n\
-         [compaction]\ntemp_dir = {:?}\nverify = {verify:?}\nmax_concurrent_jobs = {jobs}\n",
-        work.join("arc.db"),
-        base,
-        temp
+        "[state]\ndb_path = '{}'\n[storage.local]\nbase_path = '{}'\n\
+         [compaction]\ntemp_dir = '{}'\nverify = {verify:?}\nmax_concurrent_jobs = {jobs}\n",
+        work.join("arc.db").display(),
+        base.display(),
+        temp.display()
     );
     fs::write(&config, text)?;
     let mut command = Command::new(env!("CARGO_BIN_EXE_arc"));

@@ -13,7 +13,6 @@
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::{Parser, ValueEnum};
 use serde::Serialize;
@@ -109,8 +108,7 @@ fn main() -> anyhow::Result<()> {
         return plain_statements(&arguments[1..]);
     }
     let arguments = Arguments::parse();
-    let run = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
-    let dir = arguments.dir.join(run.to_string());
+    let dir = arguments.dir.join(std::process::id().to_string());
     let mut all = Vec::new();
     for scenario in &arguments.scenario {
         for case in cases(*scenario, arguments.scale) {

@@ -44,7 +44,9 @@ impl Chunk {
             ChunkValues::Codes { codes, dictionary } => {
                 let mut values = dictionary.empty_like();
                 if dictionary.len() == 0 {
-                    codes.iter().for_each(|_| values.push_nothing());
+                    for _ in codes {
+                        values.push_nothing();
+                    }
                 } else {
                     values
                         .extend(dictionary, codes.iter().map(|&code| code as usize))
@@ -324,7 +326,9 @@ fn read_all<T: DataType>(
             break;
         }
         if !nullable {
-            values.iter().for_each(|value| push(&mut all, value));
+            for value in &values {
+                push(&mut all, value);
+            }
             continue;
         }
         let mut next = values.iter();

@@ -87,21 +87,18 @@ impl Growing {
     fn add(self, chunk: Chunk, chosen: &Chosen, total: usize) -> Result<Self, Refusal> {
         let this = match self {
             Self::Nothing { rows } => {
-                let (like, coded) = match &chunk.values {
+                let (like, has_codes) = match &chunk.values {
                     ChunkValues::Codes { dictionary, .. } => (dictionary.empty_like(), true),
                     ChunkValues::Plain(values) => (values.empty_like(), false),
                 };
-                match Index::for_values(&like).filter(|_| coded) {
-                    Some(index) => {
-                        let mut codes = Vec::with_capacity(total);
-                        codes.resize(rows, NO_VALUE);
-                        Self::Codes { codes, dictionary: like, index }
-                    }
-                    None => {
-                        let mut values = like;
-                        values.reserve(total);
-                        Self::Plain { values, valid: None }.add_nothing(rows)
-                    }
+                if let Some(index) = Index::for_values(&like).filter(|_| has_codes) {
+                    let mut codes = Vec::with_capacity(total);
+                    codes.resize(rows, NO_VALUE);
+                    Self::Codes { codes, dictionary: like, index }
+                } else {
+                    let mut values = like;
+                    values.reserve(total);
+                    Self::Plain { values, valid: None }.add_nothing(rows)
                 }
             }
             other => other,

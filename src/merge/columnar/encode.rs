@@ -200,7 +200,6 @@ impl Encoder {
         };
         let data_page = writer.write_page(CompressedPage::new(page, size))?;
         writer.close()?;
-        drop(writer);
 
         let size = |bytes: usize| i64::try_from(bytes).unwrap_or(i64::MAX);
         let bytes = sink.into_inner()?;

@@ -118,6 +118,7 @@ fn pack_wide(group: &[u32; GROUP], width: u8, out: &mut Vec<u8>) {
     out.extend_from_slice(&joined_high.to_le_bytes()[..width.saturating_sub(16)]);
 }
 
+#[allow(clippy::cast_possible_truncation, reason = "seven bits at a time")]
 fn put_varint(mut value: usize, out: &mut Vec<u8>) {
     while value >= 0x80 {
         out.push((value & 0x7f) as u8 | 0x80);
@@ -161,7 +162,7 @@ mod tests {
         let changing: Vec<u32> = (0..200_000).map(|i| i % 7).collect();
         round_trip(&changing, 3);
         let mut out = Vec::new();
-        encode(&[5; 80_000], 3, &mut out);
+        encode(&vec![5; 80_000], 3, &mut out);
         assert!(out.len() <= 4, "{out:?}");
         round_trip(&[], 3);
     }

@@ -128,7 +128,7 @@ fn merge(
     }
     let rows = Rows::find(&files, group.time, range)?;
     let row_groups = rows.split(options.row_group_size.get());
-    let mut encoded: Vec<Vec<EncodedChunk>> = row_groups.iter().map(|_| Vec::new()).collect();
+    let mut written: Vec<Vec<EncodedChunk>> = row_groups.iter().map(|_| Vec::new()).collect();
     for index in 0..group.columns.len() {
         if cancel.is_cancelled() {
             return Err(MergeError::Cancelled.into());
@@ -136,12 +136,12 @@ fn merge(
         let column = descriptor.column(index);
         let values = read_column(&files, &rows, index, &column)?;
         let mut encoder = Encoder::new(column, group.version_2_suits, options)?;
-        for (row_group, chunks) in row_groups.iter().zip(&mut encoded) {
+        for (row_group, chunks) in row_groups.iter().zip(&mut written) {
             chunks.push(encoder.encode(&values, &rows.order(row_group.clone()))?);
         }
     }
     if rows.count() > 0 {
-        write(&schema, encoded, out)?;
+        write(&schema, written, out)?;
     } else {
         File::create_new(out).map_err(io_error("create", out))?;
     }
