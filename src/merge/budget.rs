@@ -8,6 +8,7 @@
 //! are meant to be wrong by some tens of percent; DuckDB spills what does not fit, and a slice that still fails is cut.
 
 use super::column_type::ColumnType;
+use super::columnar;
 use super::schema::{GroupColumn, SchemaGroup};
 use super::slices::SliceAim;
 use super::{MergeLimits, MergeOptions};
@@ -23,6 +24,13 @@ const SORT_FACTOR: u64 = 3;
 
 /// Decoded bytes of a slice beyond which larger slices are no faster.
 const GOOD_SLICE_BYTES: u64 = 128 << 20;
+
+/// Rows of a slice that is merged column by column, beyond which larger ones are no faster: a few row groups, of which only
+/// the last is not full.
+const GOOD_COLUMNAR_ROWS: u64 = 8 * 122_880;
+
+/// Of a row that is merged column by column: its time and number, and half of these again while they are sorted.
+const ORDER_BYTES: u64 = 24;
 
 /// Row groups in a slice below which dictionaries are rebuilt too often.
 const MIN_ROW_GROUPS: u64 = 2;
@@ -78,6 +86,23 @@ impl Budget {
             min_rows: MIN_ROW_GROUPS * row_group,
             at_least,
         }
+    }
+}
+
+/// Memory per lane that does not depend on the rows of a slice: files that are read whole.
+const WHOLE_FILES_BYTES: u64 = columnar::WHOLE_FILES_BYTES;
+
+impl Budget {
+    /// How large slices should be that are merged column by column: never more than one column is decoded, and the encoded
+    /// ones are about as large as the inputs.
+    pub(super) fn columnar_aim(&self, group: &SchemaGroup, options: &MergeOptions) -> SliceAim {
+        let widest = group.columns.iter().map(column_bytes).max().unwrap_or_default();
+        let rows: u64 = group.files().map(|f| f.rows).sum();
+        let encoded: u64 = group.files().map(|f| f.size_bytes).sum();
+        let per_row = ORDER_BYTES + widest + encoded / rows.max(1);
+        let for_rows = self.duckdb_bytes.saturating_sub(WHOLE_FILES_BYTES).max(self.duckdb_bytes / 4);
+        let max_rows = (for_rows / per_row).max(1);
+        SliceAim { max_rows, good_rows: GOOD_COLUMNAR_ROWS.min(max_rows), ..self.aim(group, options) }
     }
 }
 

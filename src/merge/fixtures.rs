@@ -127,7 +127,7 @@ impl Inputs {
     /// Merges `group` with DuckDB into one file, in the plainest way.
     pub(super) fn slice(&self, group: &SchemaGroup, name: &str) -> PathBuf {
         let out = self.path(name);
-        let version = if group.version_2_readable { "V2" } else { "V1" };
+        let version = if group.version_2_suits { "V2" } else { "V1" };
         copy_as(&format!("({} ORDER BY {})", self.select(group), order(group)), &out, version);
         out
     }

@@ -15,14 +15,18 @@
 
 use std::collections::{BTreeSet, VecDeque};
 use std::fs;
+use std::io::ErrorKind;
 use std::panic::catch_unwind;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 
+use tokio_util::sync::CancellationToken;
+
 use super::attempt::{Member, aim, input_bytes, members, sources, span};
 use super::budget::Budget;
+use super::columnar::{self, Refusal, SourceFile};
 use super::order::column_ascends;
 use super::schema::{SchemaGroup, TimeKind};
 use super::session::{Session, StatementError};
@@ -56,8 +60,19 @@ impl From<MergeError> for LaneError {
     }
 }
 
+/// By which means slices are merged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Means {
+    /// Column by column where that suits the columns, by DuckDB elsewhere.
+    All,
+    /// By DuckDB alone. For tests: it merges everything that the other means can.
+    #[cfg_attr(not(test), allow(dead_code, reason = "for tests"))]
+    DuckDb,
+}
+
 /// What the lanes work on.
 pub(super) struct Lanes<'a> {
+    pub(super) means: Means,
     pub(super) request: &'a MergeRequest,
     pub(super) work: &'a WorkDir,
     pub(super) groups: &'a [SchemaGroup],
@@ -65,6 +80,7 @@ pub(super) struct Lanes<'a> {
     pub(super) unsliced: &'a BTreeSet<usize>,
     pub(super) budget: &'a Budget,
     pub(super) progress: &'a ProgressSink,
+    pub(super) cancel: &'a CancellationToken,
 }
 
 /// How much of the memory an instance has.
@@ -105,6 +121,8 @@ struct Shared {
     files: AtomicUsize,
     /// Groups whose files look sorted inside.
     ordered: BTreeSet<usize>,
+    /// By group, whether its slices are merged column by column. Until one of them turns out to be unsuited.
+    columnar: Vec<AtomicBool>,
     done: Mutex<Done>,
 }
 
@@ -139,6 +157,7 @@ impl Lanes<'_> {
             too_large: Mutex::default(),
             files: AtomicUsize::new(0),
             ordered: self.look_for_order(),
+            columnar: (0..self.groups.len()).map(|i| AtomicBool::new(self.suits_columnar(i))).collect(),
         };
         tracing::debug!(target: "storage.compaction", job_id = self.request.job_id, slices = lock(&shared.todo).len(),
             lanes = at_once, memory_bytes = self.request.limits.memory_bytes, "Merging slices");
@@ -181,7 +200,9 @@ impl Lanes<'_> {
             let slices = if self.one_statement(i) {
                 vec![lines[i].whole()]
             } else {
-                lines[i].plan(&aim(lane, group, &self.request.options))
+                let options = &self.request.options;
+                let by_column = self.suits_columnar(i);
+                lines[i].plan(&if by_column { lane.columnar_aim(group, options) } else { aim(lane, group, options) })
             };
             for slice in slices {
                 let position = vec![todo.len()];
@@ -233,8 +254,9 @@ impl Lanes<'_> {
     ) -> Result<Option<Vec<Task>>, LaneError> {
         let group = &self.groups[task.group];
         let path = self.work.slice(shared.files.fetch_add(1, Ordering::Relaxed));
-        let result = match self.in_order(&task, &spans[task.group], shared) {
-            Some(files) => match self.copy(session, group, &files, &task.slice, Order::AsRead, &path) {
+        let result = match (self.by_column(&task, &path, shared)?, self.in_order(&task, &spans[task.group], shared)) {
+            (Some(rows), _) => Ok(rows),
+            (None, Some(files)) => match self.copy(session, group, &files, &task.slice, Order::AsRead, &path) {
                 Ok(rows) if rows == 0 || column_ascends(Path::new(&path), &sql::slice_column(group.time))? => Ok(rows),
                 Ok(_) => {
                     tracing::debug!(job_id = %self.request.job_id, "files are not sorted inside; sorting");
@@ -243,7 +265,7 @@ impl Lanes<'_> {
                 }
                 error => error,
             },
-            None => self.copy(session, group, &task.slice.files, &task.slice, Order::Sorted, &path),
+            (None, None) => self.copy(session, group, &task.slice.files, &task.slice, Order::Sorted, &path),
         };
         match result {
             // A slice without rows leaves no trace.
@@ -280,6 +302,45 @@ impl Lanes<'_> {
         lock(&shared.done).slices += 1;
         self.report(shared);
         Ok(None)
+    }
+
+    /// What is merged in one statement is so because footers are not to be believed; DuckDB does that.
+    fn suits_columnar(&self, group: usize) -> bool {
+        self.means == Means::All && !self.one_statement(group) && columnar::suits(&self.groups[group])
+    }
+
+    /// Merges one slice column by column into the file at `path`. `None`: it is not suited for that.
+    fn by_column(&self, task: &Task, path: &str, shared: &Shared) -> Result<Option<u64>, MergeError> {
+        if !shared.columnar[task.group].load(Ordering::Relaxed) {
+            return Ok(None);
+        }
+        let group = &self.groups[task.group];
+        let all: Vec<Member<'_>> = members(group).collect();
+        let files: Vec<SourceFile<'_>> = task
+            .slice
+            .files
+            .iter()
+            .map(|&at| SourceFile {
+                path: self.work.input(all[at].file.input).into(),
+                size_bytes: all[at].file.size_bytes,
+                projection: &all[at].class.projection,
+            })
+            .collect();
+        match columnar::merge_slice(group, &files, task.slice.range, &self.request.options, path.as_ref(), self.cancel)
+        {
+            // Written by one implementation, read back by another.
+            Ok(rows) if rows == 0 || column_ascends(path.as_ref(), &sql::slice_column(group.time))? => Ok(Some(rows)),
+            Ok(_) => Err(MergeError::ProofFailed("a slice merged column by column is not in order".to_owned())),
+            Err(Refusal::Failed(error)) => Err(error),
+            Err(Refusal::Unsuited(why)) => {
+                tracing::debug!(job_id = %self.request.job_id, %why, "not merged column by column");
+                shared.columnar[task.group].store(false, Ordering::Relaxed);
+                match remove_slice(path.as_ref()) {
+                    Err(MergeError::Io { source, .. }) if source.kind() == ErrorKind::NotFound => Ok(None),
+                    removed => removed.map(|()| None),
+                }
+            }
+        }
     }
 
     /// The groups in which the first, the middle and the last file are sorted inside. What cannot be read is not judged here.

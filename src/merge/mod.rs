@@ -19,6 +19,7 @@
 mod attempt;
 mod budget;
 mod column_type;
+mod columnar;
 mod duckdb;
 mod file_schema;
 #[cfg(test)]

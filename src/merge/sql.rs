@@ -288,7 +288,7 @@ fn write_options(group: &SchemaGroup, options: &MergeOptions) -> String {
         Compression::None => text.push_str("uncompressed"),
     }
     let version = match options.parquet_version {
-        ParquetVersion::V2 if group.version_2_readable => "V2",
+        ParquetVersion::V2 if group.version_2_suits => "V2",
         ParquetVersion::V1 | ParquetVersion::V2 => "V1",
     };
     let _ = write!(text, ", ROW_GROUP_SIZE {}, PARQUET_VERSION {version}", options.row_group_size);

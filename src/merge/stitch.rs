@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use parquet::arrow::ARROW_SCHEMA_META_KEY;
-use parquet::basic::{LogicalType, Type as Physical};
+use parquet::basic::{LogicalType, Repetition, Type as Physical};
 use parquet::bloom_filter::Sbbf;
 use parquet::column::writer::ColumnCloseResult;
 use parquet::errors::ParquetError;
@@ -146,7 +146,7 @@ impl Slice {
             return Err(MergeError::ProofFailed(detail));
         }
         for (found, column) in found.iter().zip(&group.columns) {
-            check_same_bytes(found, &column.parquet_type).map_err(|difference| {
+            check_same_bytes(found, &column.parquet_type, Nulls::AsDeclared).map_err(|difference| {
                 let detail = format!("column {:?} was written as another type: {difference}", column.name);
                 MergeError::ProofFailed(detail)
             })?;
@@ -155,11 +155,21 @@ impl Slice {
     }
 }
 
+/// Whether the nesting of nulls has to be the declared one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Nulls {
+    /// Levels are copied with the values.
+    AsDeclared,
+    /// Levels are written anew.
+    Rewritten,
+}
+
 /// Checks that values below `found` are the same bytes below `declared`. The names of the two do not matter, those of
 /// their parts do.
-fn check_same_bytes(found: &Type, declared: &Type) -> Result<(), String> {
+pub(super) fn check_same_bytes(found: &Type, declared: &Type, nulls: Nulls) -> Result<(), String> {
     let (found_info, declared_info) = (found.get_basic_info(), declared.get_basic_info());
-    if found_info.repetition() != declared_info.repetition() {
+    let levels_differ = nulls == Nulls::AsDeclared || found_info.repetition() == Repetition::REPEATED;
+    if levels_differ && found_info.repetition() != declared_info.repetition() {
         return Err(format!("{} instead of {}", found_info.repetition(), declared_info.repetition()));
     }
     match (found, declared) {
@@ -180,7 +190,7 @@ fn check_same_bytes(found: &Type, declared: &Type) -> Result<(), String> {
                 if a.name() != b.name() {
                     return Err(format!("part {:?} instead of {:?}", a.name(), b.name()));
                 }
-                check_same_bytes(a, b).map_err(|difference| format!("{difference} in part {:?}", a.name()))?;
+                check_same_bytes(a, b, nulls).map_err(|difference| format!("{difference} in part {:?}", a.name()))?;
             }
         }
         _ => return Err("a group and a primitive type".to_owned()),
@@ -316,7 +326,7 @@ fn io_error(action: &'static str, path: &Path) -> impl Fn(io::Error) -> MergeErr
     }
 }
 
-fn parquet_error(action: &'static str, path: &Path, error: ParquetError) -> MergeError {
+pub(super) fn parquet_error(action: &'static str, path: &Path, error: ParquetError) -> MergeError {
     match error {
         ParquetError::External(source) => match source.downcast::<io::Error>() {
             Ok(source) => io_error(action, path)(*source),

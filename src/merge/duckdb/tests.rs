@@ -68,13 +68,28 @@ impl Fixture {
     }
 
     fn merge(&self, request: &MergeRequest) -> Result<MergeOutcome, MergeError> {
+        self.merge_by(Means::All, request)
+    }
+
+    fn merge_by(&self, means: Means, request: &MergeRequest) -> Result<MergeOutcome, MergeError> {
         assert_eq!(request.inputs.len(), self.inputs.len());
-        run(request, &ProgressSink::ignore(), &CancellationToken::new())
+        run_by(means, request, &ProgressSink::ignore(), &CancellationToken::new())
     }
 
     /// Merges, and checks what holds for every merge: the same rows, sorted, in ascending disjoint outputs.
     fn check(&self, request: &MergeRequest) -> MergeOutcome {
-        let outcome = self.merge(request).expect("merged");
+        let by_duckdb = self.check_by(Means::DuckDb, request);
+        let outcome = self.check_by(Means::All, request);
+        assert_eq!(
+            (outcome.rows, &outcome.consumed, &outcome.set_aside, &outcome.fingerprint),
+            (by_duckdb.rows, &by_duckdb.consumed, &by_duckdb.set_aside, &by_duckdb.fingerprint),
+            "the two means disagree"
+        );
+        outcome
+    }
+
+    fn check_by(&self, means: Means, request: &MergeRequest) -> MergeOutcome {
+        let outcome = self.merge_by(means, request).expect("merged");
         let consumed: HashSet<&String> = outcome.consumed.iter().collect();
         let inputs: Vec<&Path> =
             self.inputs.iter().filter(|i| consumed.contains(&i.name)).map(|i| i.path.as_path()).collect();
@@ -418,7 +433,7 @@ fn a_slice_that_does_not_fit_into_memory_is_cut() {
     request.options.verify = Verify::Footers;
     // No spilling, so that the sort itself has to fit.
     request.limits = MergeLimits { memory_bytes: 128 << 20, threads: NonZeroUsize::MIN, temp_bytes: Some(1) };
-    let outcome = fixture.merge(&request).expect("merged");
+    let outcome = fixture.merge_by(Means::DuckDb, &request).expect("merged");
     assert_eq!((outcome.rows, outcome.outputs.len()), (120_000, 1));
     assert!(outcome.slices > 1, "one slice was enough");
 }

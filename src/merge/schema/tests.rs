@@ -325,7 +325,7 @@ fn parquet_version_2_is_ruled_out_when_32_bit_integers_lie_too_far_apart() {
         let mut files = Inputs::new();
         add(&mut files, &[("x", ints(first.0, first.1, &ty))]);
         add(&mut files, &[("x", ints(second.0, second.1, &ty))]);
-        assert_eq!(files.groups().0[0].version_2_readable, safe, "{ty} {first:?} {second:?}");
+        assert_eq!(files.groups().0[0].version_2_suits, safe, "{ty} {first:?} {second:?}");
     }
 }
 
@@ -337,7 +337,7 @@ fn parquet_version_2_is_ruled_out_when_arrow_asks_for_dictionaries() {
         let mut files = Inputs::new();
         add(&mut files, &[("x", values(&ty))]);
         add(&mut files, &[("x", values(&ty))]);
-        assert_eq!(files.groups().0[0].version_2_readable, readable, "{ty}");
+        assert_eq!(files.groups().0[0].version_2_suits, readable, "{ty}");
     }
 }
 

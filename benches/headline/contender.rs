@@ -1,0 +1,136 @@
+//! Who merges: plain DuckDB statements, and this service.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, ensure};
+use duckdb::{Config, Connection};
+use serde::Serialize;
+
+use crate::scenario::Partition;
+use crate::watch::{self, Usage};
+
+/// The hidden argument under which this program runs the statements of a plain contender.
+pub const PLAIN_ARGUMENT: &str = "--run-plain-statements";
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Contender {
+    /// One statement per partition, one after another, as a user would write it.
+    Naive,
+    /// The same with a memory limit in MiB.
+    NaiveWithin(u64),
+    /// `arc compact` with this value of `verify` and so many jobs at a time.
+    Arc { verify: &'static str, jobs: usize },
+}
+
+/// One run of a contender over a scenario.
+#[derive(Debug, Clone, Serialize)]
+pub struct Measured {
+    pub contender: String,
+    #[serde(flatten)]
+    pub usage: Usage,
+    pub files_out: u64,
+    pub bytes_out: u64,
+}
+
+impl Contender {
+    pub fn name(self) -> String {
+        match self {
+            Self::Naive => "plain statement".to_owned(),
+            Self::NaiveWithin(mib) => format!("plain statement, {mib} MB limit"),
+            Self::Arc { verify, .. } => format!("arc, verify = {verify}"),
+        }
+    }
+
+    /// Merges `partitions`, whose files are below `source`, in the fresh folder `work`, which is removed again.
+    pub fn run(self, partitions: &[Partition], source: &Path, work: &Path) -> anyhow::Result<Measured> {
+        fs::create_dir_all(work)?;
+        let (usage, outputs) = match self {
+            Self::Naive => run_plain(None, partitions, source, work)?,
+            Self::NaiveWithin(mib) => run_plain(Some(mib), partitions, source, work)?,
+            Self::Arc { verify, jobs } => run_arc(verify, jobs, partitions, source, work)?,
+        };
+        let bytes_out = outputs.iter().map(|path| fs::metadata(path).map_or(0, |m| m.len())).sum();
+        let measured = Measured { contender: self.name(), usage, files_out: outputs.len() as u64, bytes_out };
+        fs::remove_dir_all(work)?;
+        Ok(measured)
+    }
+}
+
+fn run_plain(
+    limit_mib: Option<u64>,
+    partitions: &[Partition],
+    source: &Path,
+    work: &Path,
+) -> anyhow::Result<(Usage, Vec<PathBuf>)> {
+    let spill = work.join("spill");
+    fs::create_dir(&spill)?;
+    let outputs: Vec<PathBuf> = (0..partitions.len()).map(|i| work.join(format!("{i}.parquet"))).collect();
+    let mut command = Command::new(std::env::current_exe()?);
+    command.arg(PLAIN_ARGUMENT).arg(limit_mib.unwrap_or(0).to_string()).arg(&spill);
+    for (partition, out) in partitions.iter().zip(&outputs) {
+        command.arg(partition.folder(source)).arg(out);
+    }
+    let usage = watch::run(command, &[spill])?;
+    Ok((usage, outputs))
+}
+
+/// The child's side: `limit_mib spill-folder (partition-folder output)…`.
+pub fn plain_statements(arguments: &[String]) -> anyhow::Result<()> {
+    let [limit, spill, pairs @ ..] = arguments else { anyhow::bail!("too few arguments") };
+    for pair in pairs.chunks_exact(2) {
+        let mut config = Config::default().with("temp_directory", spill)?;
+        if limit != "0" {
+            config = config.with("memory_limit", format!("{limit}MiB"))?;
+        }
+        // A statement of its own each: nothing is kept from one partition to the next.
+        Connection::open_in_memory_with_flags(config)?.execute_batch(&format!(
+            "COPY (SELECT * FROM read_parquet('{}/*.parquet', union_by_name = true) ORDER BY time) \
+             TO '{}' (FORMAT parquet, COMPRESSION zstd, COMPRESSION_LEVEL 3, ROW_GROUP_SIZE 122880)",
+            pair[0], pair[1]
+        ))?;
+    }
+    Ok(())
+}
+
+fn run_arc(
+    verify: &str,
+    jobs: usize,
+    partitions: &[Partition],
+    source: &Path,
+    work: &Path,
+) -> anyhow::Result<(Usage, Vec<PathBuf>)> {
+    let (base, temp) = (work.join("data"), work.join("temp"));
+    for partition in partitions {
+        partition.link(source, &base)?;
+    }
+    let config = work.join("arc.conf");
+    let text = format!(
+        "[state]\ndb_path = '{}'\n[storage.local]\nbase_path = '{}'\n\
+         [compaction]\ntemp_dir = '{}'\nverify = {verify:?}\nmax_concurrent_jobs = {jobs}\n",
+        work.join("arc.db").display(),
+        base.display(),
+        temp.display()
+    );
+    fs::write(&config, text)?;
+    let mut command = Command::new(env!("CARGO_BIN_EXE_arc"));
+    let log = fs::File::create(work.join("log"))?;
+    command.args(["compact", "--json", "--log-level", "warn", "--config"]).arg(&config);
+    command.stdout(Stdio::null()).stderr(log);
+    let usage = watch::run(command, &[temp, base.join("_compaction_staging")])
+        .with_context(|| fs::read_to_string(work.join("log")).unwrap_or_default())?;
+    let mut outputs = Vec::new();
+    for partition in partitions {
+        for entry in fs::read_dir(partition.folder(&base))? {
+            let path = entry?.path();
+            if path.extension().is_some_and(|e| e == "parquet") {
+                let compacted = path.to_string_lossy().ends_with("_compacted.parquet");
+                ensure!(compacted, "{} was left behind", path.display());
+                outputs.push(path);
+            }
+        }
+    }
+    ensure!(outputs.len() >= partitions.len(), "a partition has no output");
+    Ok((usage, outputs))
+}

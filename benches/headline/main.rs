@@ -1,0 +1,274 @@
+//! Compaction against the plain DuckDB statement that a user would write instead: the same files, the same DuckDB, in one
+//! run, alternating.
+//!
+//! ```text
+//! cargo bench --bench headline                        a twentieth of the classic scenario, under two minutes
+//! cargo bench --bench headline -- --scale 1           the classic scenario: 2,704 files
+//! cargo bench --bench headline -- --scenario shapes   other shapes of data; also: cycle, one, tenfold, many
+//! ```
+//!
+//! Every figure is the median over the runs, and every ratio is against the plain statement of the same run. What is printed
+//! is also written as JSON (`--json FILE`).
+
+use std::fs;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use clap::{Parser, ValueEnum};
+use serde::Serialize;
+
+use self::contender::{Contender, Measured, PLAIN_ARGUMENT, plain_statements};
+use self::scenario::{Partition, Shape};
+
+mod contender;
+mod scenario;
+mod watch;
+
+/// Rows of each of the three measurements of the classic scenario at scale 1.
+const CLASSIC_ROWS: f64 = 86_000_000.0;
+
+/// Rows of the single partition at scale 1.
+const ONE_ROWS: f64 = 45_000_000.0;
+
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// Fraction of the full size
+    #[arg(long, default_value_t = 0.05)]
+    scale: f64,
+
+    /// Runs of each contender; an odd number has a middle one
+    #[arg(long, default_value_t = 3)]
+    runs: usize,
+
+    /// What to measure
+    #[arg(long, value_enum, value_delimiter = ',', default_values = ["cycle"])]
+    scenario: Vec<Scenario>,
+
+    /// Also write the figures as JSON
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+
+    /// Folder for the data; it needs about 4 GB at scale 1
+    #[arg(long, value_name = "DIR", default_value = concat!(env!("CARGO_TARGET_TMPDIR"), "/headline"))]
+    dir: PathBuf,
+
+    /// Given by cargo
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Scenario {
+    /// cpu, mem and disk: 2,704 files, two jobs at a time
+    Cycle,
+    /// One partition: 900 files, 45 million rows
+    One,
+    /// The same with a tenth of the rows in each file
+    Tenfold,
+    /// 1,000 partitions of 10 files of 1,000 rows
+    Many,
+    /// Overlapping writers, shuffled rows, 200 columns, text, nested values
+    Shapes,
+}
+
+/// One set of partitions and who merges it.
+struct Case {
+    name: String,
+    partitions: Vec<Partition>,
+    contenders: Vec<Contender>,
+}
+
+/// The figures of one case.
+#[derive(Debug, Serialize)]
+struct Figures {
+    case: String,
+    files: u64,
+    rows: u64,
+    bytes_in: u64,
+    contenders: Vec<Row>,
+}
+
+/// One contender: medians, and ratios to the plain statement.
+#[derive(Debug, Serialize)]
+struct Row {
+    #[serde(flatten)]
+    median: Measured,
+    rows_per_second: f64,
+    mb_in_per_second: f64,
+    wall_ratio: f64,
+    cpu_ratio: f64,
+    rss_ratio: f64,
+    bytes_ratio: f64,
+    wall_seconds_of_each_run: Vec<f64>,
+}
+
+fn main() -> anyhow::Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if arguments.first().is_some_and(|first| first == PLAIN_ARGUMENT) {
+        return plain_statements(&arguments[1..]);
+    }
+    let arguments = Arguments::parse();
+    let dir = arguments.dir.join(std::process::id().to_string());
+    let mut all = Vec::new();
+    for scenario in &arguments.scenario {
+        for case in cases(*scenario, arguments.scale) {
+            let figures = measure(&case, arguments.runs, &dir)?;
+            print(&figures, &mut io::stdout())?;
+            all.push(figures);
+        }
+    }
+    if let Some(path) = &arguments.json {
+        fs::write(path, serde_json::to_vec_pretty(&all)?)?;
+    }
+    fs::remove_dir_all(&dir)?;
+    Ok(())
+}
+
+#[allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    clippy::cast_precision_loss,
+    reason = "sizes of samples"
+)]
+fn cases(scenario: Scenario, scale: f64) -> Vec<Case> {
+    let scaled = |rows: f64| (rows * scale) as u64;
+    // Small samples keep the size of the files, not their number, so that a sample is like the whole.
+    let files = |full: u64| ((full as f64 * scale) as u64).clamp(20, full);
+    let arc = |jobs: usize| [Contender::Arc { verify: "content", jobs }, Contender::Arc { verify: "footers", jobs }];
+    let against_plain = |jobs: usize| -> Vec<Contender> { [Contender::Naive].into_iter().chain(arc(jobs)).collect() };
+    let single = |name: &str, shape, count, rows| Case {
+        name: name.to_owned(),
+        partitions: vec![Partition::new("m", shape, count, rows)],
+        contenders: against_plain(1),
+    };
+    match scenario {
+        Scenario::Cycle => vec![Case {
+            name: "cycle: cpu, mem, disk".to_owned(),
+            partitions: vec![
+                Partition::new("cpu", Shape::Cpu, files(902), scaled(CLASSIC_ROWS)),
+                Partition::new("mem", Shape::Mem, files(901), scaled(CLASSIC_ROWS)),
+                Partition::new("disk", Shape::Disk, files(901), scaled(CLASSIC_ROWS)),
+            ],
+            contenders: [Contender::Naive, Contender::NaiveWithin(1024)].into_iter().chain(arc(2)).collect(),
+        }],
+        Scenario::One => vec![single("one partition", Shape::Cpu, files(900), scaled(ONE_ROWS))],
+        Scenario::Tenfold => vec![single("a tenth of the rows", Shape::Cpu, files(900), scaled(ONE_ROWS / 10.0))],
+        Scenario::Many => vec![Case {
+            name: "many small partitions".to_owned(),
+            partitions: (0..(1000.0 * scale).max(20.0) as u64)
+                .map(|i| Partition::new(&format!("m{i:04}"), Shape::Cpu, 10, 10_000))
+                .collect(),
+            contenders: against_plain(2),
+        }],
+        Scenario::Shapes => vec![
+            single("8 interleaved writers", Shape::Writers8, files(400), scaled(16e6)),
+            single("shuffled over the hour", Shape::Shuffled, files(200), scaled(10e6)),
+            single("200 double columns", Shape::Wide, files(60), scaled(0.6e6)),
+            single("all text", Shape::Strings, files(100), scaled(4e6)),
+            single("lists and structs", Shape::Nested, files(100), scaled(4e6)),
+        ],
+    }
+}
+
+/// Runs every contender `runs` times, in turn.
+fn measure(case: &Case, runs: usize, dir: &Path) -> anyhow::Result<Figures> {
+    let source = dir.join("source");
+    for partition in &case.partitions {
+        partition.write(&source)?;
+    }
+    let bytes_in = watch::size_of_folder(&source);
+    let mut measured: Vec<Vec<Measured>> = vec![Vec::new(); case.contenders.len()];
+    for run in 0..=runs {
+        for (contender, results) in case.contenders.iter().zip(&mut measured) {
+            let result = contender.run(&case.partitions, &source, &dir.join("work"))?;
+            // The first round only warms the page cache.
+            if run > 0 {
+                results.push(result);
+            }
+        }
+    }
+    fs::remove_dir_all(&source)?;
+    let rows: u64 = case.partitions.iter().map(|p| p.rows).sum();
+    let base = medians(&measured[0]);
+    let contenders = measured.iter().map(|runs| row(runs, &base, rows, bytes_in)).collect();
+    Ok(Figures {
+        case: case.name.clone(),
+        files: case.partitions.iter().map(|p| p.files).sum(),
+        rows,
+        bytes_in,
+        contenders,
+    })
+}
+
+#[allow(clippy::cast_precision_loss, reason = "a ratio")]
+fn row(runs: &[Measured], base: &Measured, rows: u64, bytes_in: u64) -> Row {
+    let median = medians(runs);
+    Row {
+        rows_per_second: rows as f64 / median.usage.wall_seconds,
+        mb_in_per_second: bytes_in as f64 / 1e6 / median.usage.wall_seconds,
+        wall_ratio: median.usage.wall_seconds / base.usage.wall_seconds,
+        cpu_ratio: median.usage.cpu_seconds / base.usage.cpu_seconds,
+        rss_ratio: median.usage.peak_rss_bytes as f64 / base.usage.peak_rss_bytes as f64,
+        bytes_ratio: median.bytes_out as f64 / base.bytes_out as f64,
+        wall_seconds_of_each_run: runs.iter().map(|run| run.usage.wall_seconds).collect(),
+        median,
+    }
+}
+
+/// The median of each figure on its own.
+fn medians(runs: &[Measured]) -> Measured {
+    let seconds = |pick: fn(&Measured) -> f64| {
+        let mut all: Vec<f64> = runs.iter().map(pick).collect();
+        all.sort_by(f64::total_cmp);
+        all[all.len() / 2]
+    };
+    let bytes = |pick: fn(&Measured) -> u64| {
+        let mut all: Vec<u64> = runs.iter().map(pick).collect();
+        all.sort_unstable();
+        all[all.len() / 2]
+    };
+    Measured {
+        contender: runs[0].contender.clone(),
+        usage: watch::Usage {
+            wall_seconds: seconds(|run| run.usage.wall_seconds),
+            cpu_seconds: seconds(|run| run.usage.cpu_seconds),
+            peak_rss_bytes: bytes(|run| run.usage.peak_rss_bytes),
+            temp_peak_bytes: bytes(|run| run.usage.temp_peak_bytes),
+        },
+        files_out: bytes(|run| run.files_out),
+        bytes_out: bytes(|run| run.bytes_out),
+    }
+}
+
+#[allow(clippy::cast_precision_loss, reason = "shown to three digits")]
+fn print(figures: &Figures, out: &mut impl Write) -> io::Result<()> {
+    let mb = |bytes: u64| bytes as f64 / 1e6;
+    writeln!(
+        out,
+        "\n{}: {} files, {} rows, {:.0} MB\n\n| | wall | CPU | peak RSS | temp disk | output | rows/s | MB/s in | wall | CPU | RSS | bytes |\n|---|---|---|---|---|---|---|---|---|---|---|---|",
+        figures.case,
+        figures.files,
+        figures.rows,
+        mb(figures.bytes_in)
+    )?;
+    for row in &figures.contenders {
+        let Row { median: m, .. } = row;
+        writeln!(
+            out,
+            "| {} | {:.2} s | {:.2} s | {:.0} MB | {:.0} MB | {:.1} MB | {:.1} M | {:.0} | {:.2}x | {:.2}x | {:.3}x | {:.3}x |",
+            m.contender,
+            m.usage.wall_seconds,
+            m.usage.cpu_seconds,
+            mb(m.usage.peak_rss_bytes),
+            mb(m.usage.temp_peak_bytes),
+            mb(m.bytes_out),
+            row.rows_per_second / 1e6,
+            row.mb_in_per_second,
+            row.wall_ratio,
+            row.cpu_ratio,
+            row.rss_ratio,
+            row.bytes_ratio
+        )?;
+    }
+    out.flush()
+}

@@ -1,0 +1,345 @@
+//! The values of one column chunk, decoded as little as possible: dictionary codes stay codes.
+
+use std::borrow::Cow;
+
+use bytes::Bytes;
+use parquet::basic::{Encoding, Type as Physical};
+use parquet::column::page::{Page, PageReader};
+use parquet::column::reader::ColumnReaderImpl;
+use parquet::data_type::{
+    AsBytes, BoolType, ByteArrayType, DataType, DoubleType, FixedLenByteArrayType, FloatType, Int32Type, Int64Type,
+};
+use parquet::schema::types::{ColumnDescPtr, ColumnDescriptor};
+
+use super::values::{ByteLists, Plain, as_code};
+use super::{Refusal, hybrid};
+
+/// Values decoded at a time where the `parquet` crate does it.
+const BATCH: usize = 16 * 1024;
+
+/// One column of a row group, row by row.
+pub(super) struct Chunk {
+    pub(super) values: ChunkValues,
+    /// Which rows have a value. `None`: all of them. What stands in `values` for a missing one means nothing.
+    pub(super) valid: Option<Vec<bool>>,
+}
+
+pub(super) enum ChunkValues {
+    Codes { codes: Vec<u32>, dictionary: Plain },
+    Plain(Plain),
+}
+
+impl Chunk {
+    pub(super) fn len(&self) -> usize {
+        match &self.values {
+            ChunkValues::Codes { codes, .. } => codes.len(),
+            ChunkValues::Plain(values) => values.len(),
+        }
+    }
+
+    /// The values themselves.
+    pub(super) fn plain(&self) -> Cow<'_, Plain> {
+        match &self.values {
+            ChunkValues::Plain(values) => Cow::Borrowed(values),
+            ChunkValues::Codes { codes, dictionary } => {
+                let mut values = dictionary.empty_like();
+                if dictionary.len() == 0 {
+                    for _ in codes {
+                        values.push_nothing();
+                    }
+                } else {
+                    values
+                        .extend(dictionary, codes.iter().map(|&code| code as usize))
+                        .expect("a list is of its own type");
+                }
+                Cow::Owned(values)
+            }
+        }
+    }
+}
+
+/// Decodes the pages of a chunk of `rows` rows. `pages` opens the chunk anew each time.
+pub(super) fn decode(
+    descriptor: &ColumnDescPtr,
+    rows: usize,
+    pages: &dyn Fn() -> Result<Box<dyn PageReader>, Refusal>,
+) -> Result<Chunk, Refusal> {
+    let chunk = match decode_pages(descriptor, pages()?)? {
+        Some(chunk) => chunk,
+        None => decode_generally(descriptor, pages()?)?,
+    };
+    if chunk.len() != rows || chunk.valid.as_ref().is_some_and(|valid| valid.len() != rows) {
+        return Err(Refusal::Unsuited(format!("{} values in a row group of {rows} rows", chunk.len())));
+    }
+    Ok(chunk)
+}
+
+/// The values of a page, before missing ones are put between them.
+struct Collected {
+    dictionary: Option<Plain>,
+    /// As long as every page has codes.
+    codes: Vec<u32>,
+    /// From the first page on that has none.
+    plain: Option<Plain>,
+    valid: Option<Vec<bool>>,
+    rows: usize,
+}
+
+/// `None`: a page is encoded in another way than these.
+fn decode_pages(descriptor: &ColumnDescriptor, mut pages: Box<dyn PageReader>) -> Result<Option<Chunk>, Refusal> {
+    let mut all = Collected { dictionary: None, codes: Vec::new(), plain: None, valid: None, rows: 0 };
+    while let Some(page) = pages.get_next_page()? {
+        match page {
+            Page::DictionaryPage { buf, num_values, encoding, .. } => {
+                if !matches!(encoding, Encoding::PLAIN | Encoding::PLAIN_DICTIONARY) {
+                    return Ok(None);
+                }
+                all.dictionary = Some(plain_values(descriptor, &buf, num_values as usize)?);
+            }
+            Page::DataPage { buf, num_values, encoding, def_level_encoding, .. } => {
+                let rows = num_values as usize;
+                let (valid, values) = if descriptor.max_def_level() == 0 {
+                    (None, buf)
+                } else if def_level_encoding == Encoding::RLE && buf.len() >= 4 {
+                    let length = u32::from_le_bytes([buf[0], buf[1], buf[2], buf[3]]) as usize;
+                    let end = length.checked_add(4).filter(|&end| end <= buf.len());
+                    let end = end.ok_or_else(|| Refusal::Unsuited("levels longer than their page".to_owned()))?;
+                    (levels(buf.slice(4..end), rows)?, buf.slice(end..))
+                } else {
+                    return Ok(None);
+                };
+                if !all.add(descriptor, encoding, &values, rows, valid)? {
+                    return Ok(None);
+                }
+            }
+            Page::DataPageV2 { buf, num_values, encoding, def_levels_byte_len, rep_levels_byte_len, .. } => {
+                let rows = num_values as usize;
+                let (from, length) = (rep_levels_byte_len as usize, def_levels_byte_len as usize);
+                if from + length > buf.len() {
+                    return Err(Refusal::Unsuited("levels longer than their page".to_owned()));
+                }
+                let valid =
+                    if descriptor.max_def_level() == 0 { None } else { levels(buf.slice(from..from + length), rows)? };
+                if !all.add(descriptor, encoding, &buf.slice(from + length..), rows, valid)? {
+                    return Ok(None);
+                }
+            }
+        }
+    }
+    all.finish(descriptor).map(Some)
+}
+
+/// Which rows have a value. `None`: all of them.
+fn levels(data: Bytes, rows: usize) -> Result<Option<Vec<bool>>, Refusal> {
+    let levels = hybrid::decode(data, 1, rows)?;
+    Ok(levels.contains(&0).then(|| levels.iter().map(|&level| level != 0).collect()))
+}
+
+impl Collected {
+    /// Adds a page of `rows` rows. `false`: its encoding is none of these.
+    fn add(
+        &mut self,
+        descriptor: &ColumnDescriptor,
+        encoding: Encoding,
+        values: &Bytes,
+        rows: usize,
+        valid: Option<Vec<bool>>,
+    ) -> Result<bool, Refusal> {
+        let count = valid.as_ref().map_or(rows, |valid| valid.iter().filter(|&&valid| valid).count());
+        match encoding {
+            Encoding::RLE_DICTIONARY | Encoding::PLAIN_DICTIONARY => {
+                let dictionary = self
+                    .dictionary
+                    .as_ref()
+                    .ok_or_else(|| Refusal::Unsuited("codes without a dictionary".to_owned()))?;
+                let codes = match values.first() {
+                    Some(&width) => hybrid::decode(values.slice(1..), width, count)?,
+                    None if count == 0 => Vec::new(),
+                    None => return Err(Refusal::Unsuited("a page without its codes".to_owned())),
+                };
+                let limit = as_code(dictionary.len());
+                if codes.iter().any(|&code| code >= limit) {
+                    return Err(Refusal::Unsuited("a code beyond its dictionary".to_owned()));
+                }
+                match &mut self.plain {
+                    None => spread(&codes, valid.as_deref(), &mut self.codes),
+                    Some(plain) => {
+                        let mut found = dictionary.empty_like();
+                        found.extend(dictionary, codes.iter().map(|&code| code as usize))?;
+                        spread_plain(found, valid.as_deref(), plain)?;
+                    }
+                }
+            }
+            Encoding::PLAIN => {
+                let found = plain_values(descriptor, values, count)?;
+                if self.plain.is_none() {
+                    let mut plain = found.empty_like();
+                    let codes = std::mem::take(&mut self.codes);
+                    match &self.dictionary {
+                        Some(dictionary) if dictionary.len() > 0 => {
+                            plain.extend(dictionary, codes.iter().map(|&code| code as usize))?;
+                        }
+                        _ => codes.iter().for_each(|_| plain.push_nothing()),
+                    }
+                    self.plain = Some(plain);
+                }
+                spread_plain(found, valid.as_deref(), self.plain.as_mut().expect("set above"))?;
+            }
+            _ => return Ok(false),
+        }
+        if valid.is_some() || self.valid.is_some() {
+            let all = self.valid.get_or_insert_with(|| vec![true; self.rows]);
+            match valid {
+                Some(mut valid) => all.append(&mut valid),
+                None => all.resize(all.len() + rows, true),
+            }
+        }
+        self.rows += rows;
+        Ok(true)
+    }
+
+    fn finish(self, descriptor: &ColumnDescriptor) -> Result<Chunk, Refusal> {
+        let values = match (self.plain, self.dictionary) {
+            (Some(plain), _) => ChunkValues::Plain(plain),
+            (None, Some(dictionary)) => ChunkValues::Codes { codes: self.codes, dictionary },
+            (None, None) => ChunkValues::Plain(plain_values(descriptor, &Bytes::new(), 0)?),
+        };
+        Ok(Chunk { values, valid: self.valid })
+    }
+}
+
+fn spread(codes: &[u32], valid: Option<&[bool]>, to: &mut Vec<u32>) {
+    match valid {
+        None => to.extend_from_slice(codes),
+        Some(valid) => {
+            let mut codes = codes.iter();
+            to.extend(valid.iter().map(|&valid| if valid { codes.next().copied().unwrap_or(0) } else { 0 }));
+        }
+    }
+}
+
+fn spread_plain(mut found: Plain, valid: Option<&[bool]>, to: &mut Plain) -> Result<(), Refusal> {
+    let Some(valid) = valid else { return to.append(&mut found) };
+    let mut next = 0;
+    for &valid in valid {
+        if valid {
+            to.extend(&found, std::iter::once(next))?;
+            next += 1;
+        } else {
+            to.push_nothing();
+        }
+    }
+    Ok(())
+}
+
+/// `count` values in the plain encoding.
+fn plain_values(descriptor: &ColumnDescriptor, data: &[u8], count: usize) -> Result<Plain, Refusal> {
+    let too_short = || Refusal::Unsuited("a page with fewer values than it says".to_owned());
+    let fixed = |width: usize| count.checked_mul(width).and_then(|bytes| data.get(..bytes)).ok_or_else(too_short);
+    Ok(match descriptor.physical_type() {
+        Physical::BOOLEAN => {
+            let bytes = data.get(..count.div_ceil(8)).ok_or_else(too_short)?;
+            Plain::Bool((0..count).map(|i| bytes[i / 8] >> (i % 8) & 1 == 1).collect())
+        }
+        Physical::INT32 | Physical::FLOAT => {
+            let (words, _) = fixed(4)?.as_chunks::<4>();
+            Plain::Word4(words.iter().map(|bytes| u32::from_le_bytes(*bytes)).collect())
+        }
+        Physical::INT64 | Physical::DOUBLE => {
+            let (words, _) = fixed(8)?.as_chunks::<8>();
+            Plain::Word8(words.iter().map(|bytes| u64::from_le_bytes(*bytes)).collect())
+        }
+        Physical::FIXED_LEN_BYTE_ARRAY => {
+            let width = usize::try_from(descriptor.type_length()).ok().filter(|&width| width > 0);
+            let width = width.ok_or_else(|| Refusal::Unsuited("values of no width".to_owned()))?;
+            Plain::Fixed { width, data: fixed(width)?.to_vec() }
+        }
+        Physical::BYTE_ARRAY => {
+            let mut lists = ByteLists::default();
+            let mut rest = data;
+            for _ in 0..count {
+                let (length, after) = rest.split_first_chunk::<4>().ok_or_else(too_short)?;
+                let value = after.get(..u32::from_le_bytes(*length) as usize).ok_or_else(too_short)?;
+                lists.push(value);
+                rest = &after[value.len()..];
+            }
+            Plain::Bytes(lists)
+        }
+        Physical::INT96 => return Err(Refusal::Unsuited("stored as INT96".to_owned())),
+    })
+}
+
+/// Decodes any encoding, value by value, by the `parquet` crate.
+fn decode_generally(descriptor: &ColumnDescPtr, pages: Box<dyn PageReader>) -> Result<Chunk, Refusal> {
+    let nothing = plain_values(descriptor, &[], 0)?;
+    match descriptor.physical_type() {
+        Physical::BOOLEAN => read_all::<BoolType>(descriptor, pages, nothing, |to, v| {
+            if let Plain::Bool(to) = to {
+                to.push(*v);
+            }
+        }),
+        Physical::INT32 => read_all::<Int32Type>(descriptor, pages, nothing, push_word4),
+        Physical::FLOAT => read_all::<FloatType>(descriptor, pages, nothing, push_word4),
+        Physical::INT64 => read_all::<Int64Type>(descriptor, pages, nothing, push_word8),
+        Physical::DOUBLE => read_all::<DoubleType>(descriptor, pages, nothing, push_word8),
+        Physical::BYTE_ARRAY => read_all::<ByteArrayType>(descriptor, pages, nothing, |to, v| {
+            if let Plain::Bytes(to) = to {
+                to.push(v.data());
+            }
+        }),
+        Physical::FIXED_LEN_BYTE_ARRAY => read_all::<FixedLenByteArrayType>(descriptor, pages, nothing, |to, v| {
+            if let Plain::Fixed { data, .. } = to {
+                data.extend_from_slice(v.data());
+            }
+        }),
+        Physical::INT96 => Err(Refusal::Unsuited("stored as INT96".to_owned())),
+    }
+}
+
+fn push_word4<T: AsBytes>(to: &mut Plain, value: &T) {
+    if let (Plain::Word4(to), Ok(bytes)) = (to, value.as_bytes().try_into()) {
+        to.push(u32::from_le_bytes(bytes));
+    }
+}
+
+fn push_word8<T: AsBytes>(to: &mut Plain, value: &T) {
+    if let (Plain::Word8(to), Ok(bytes)) = (to, value.as_bytes().try_into()) {
+        to.push(u64::from_le_bytes(bytes));
+    }
+}
+
+fn read_all<T: DataType>(
+    descriptor: &ColumnDescPtr,
+    pages: Box<dyn PageReader>,
+    mut all: Plain,
+    push: impl Fn(&mut Plain, &T::T),
+) -> Result<Chunk, Refusal> {
+    let mut reader = ColumnReaderImpl::<T>::new(descriptor.clone(), pages);
+    let nullable = descriptor.max_def_level() > 0;
+    let mut valid: Vec<bool> = Vec::new();
+    let (mut values, mut levels) = (Vec::with_capacity(BATCH), Vec::with_capacity(BATCH));
+    loop {
+        values.clear();
+        levels.clear();
+        let (records, ..) = reader.read_records(BATCH, nullable.then_some(&mut levels), None, &mut values)?;
+        if records == 0 {
+            break;
+        }
+        if !nullable {
+            for value in &values {
+                push(&mut all, value);
+            }
+            continue;
+        }
+        let mut next = values.iter();
+        for &level in &levels {
+            match (level > 0).then(|| next.next()).flatten() {
+                Some(value) => push(&mut all, value),
+                None => all.push_nothing(),
+            }
+            valid.push(level > 0);
+        }
+    }
+    let valid = valid.contains(&false).then_some(valid);
+    Ok(Chunk { values: ChunkValues::Plain(all), valid })
+}

@@ -1,0 +1,233 @@
+//! One column of all rows of a slice, in the order in which they are read.
+
+use parquet::schema::types::ColumnDescPtr;
+
+use super::Refusal;
+use super::chunk::{Chunk, ChunkValues};
+use super::rows::{Chosen, Rows, SliceFiles};
+use super::values::{Index, Plain, as_code};
+
+/// A joined dictionary is given up when it has more values than this and more than one in [`ROWS_PER_VALUE`] rows.
+const SMALL_DICTIONARY: usize = 1 << 14;
+
+/// A dictionary pays when each of its values stands for so many rows: the ratio at which DuckDB gives up, too.
+pub(super) const ROWS_PER_VALUE: usize = 5;
+
+/// The code of a missing value.
+pub(super) const NO_VALUE: u32 = u32::MAX;
+
+pub(super) enum Column {
+    /// No value in any row.
+    Nothing,
+    /// Codes into the dictionary; [`NO_VALUE`] for a missing value.
+    Codes { codes: Vec<u32>, dictionary: Plain },
+    Plain {
+        values: Plain,
+        /// `None`: every row has a value.
+        valid: Option<Vec<bool>>,
+    },
+}
+
+/// Reads group column `index` of all rows.
+pub(super) fn read_column(
+    files: &SliceFiles<'_>,
+    rows: &Rows,
+    index: usize,
+    descriptor: &ColumnDescPtr,
+) -> Result<Column, Refusal> {
+    let mut growing = Growing::Nothing { rows: 0 };
+    for part in &rows.parts {
+        growing = match files.open[part.file].decode(part.row_group, index)? {
+            Some(chunk) => growing.add(chunk, &part.chosen, rows.count())?,
+            None => growing.add_nothing(part.chosen.count()),
+        };
+    }
+    let column = growing.finish();
+    if column.rows().is_some_and(|count| count != rows.count()) {
+        return Err(Refusal::Unsuited(format!("column {} has another number of rows", descriptor.name())));
+    }
+    Ok(column)
+}
+
+impl Column {
+    fn rows(&self) -> Option<usize> {
+        match self {
+            Self::Nothing => None,
+            Self::Codes { codes, .. } => Some(codes.len()),
+            Self::Plain { values, .. } => Some(values.len()),
+        }
+    }
+}
+
+enum Growing {
+    Nothing { rows: usize },
+    Codes { codes: Vec<u32>, dictionary: Plain, index: Index },
+    Plain { values: Plain, valid: Option<Vec<bool>> },
+}
+
+impl Growing {
+    fn add_nothing(self, rows: usize) -> Self {
+        match self {
+            Self::Nothing { rows: before } => Self::Nothing { rows: before + rows },
+            Self::Codes { mut codes, dictionary, index } => {
+                codes.resize(codes.len() + rows, NO_VALUE);
+                Self::Codes { codes, dictionary, index }
+            }
+            Self::Plain { values, valid } if rows == 0 => Self::Plain { values, valid },
+            Self::Plain { mut values, valid } => {
+                let mut valid = valid.unwrap_or_else(|| vec![true; values.len()]);
+                valid.resize(valid.len() + rows, false);
+                (0..rows).for_each(|_| values.push_nothing());
+                Self::Plain { values, valid: Some(valid) }
+            }
+        }
+    }
+
+    /// `total` are the rows of the slice: nothing grows beyond what it needs.
+    fn add(self, chunk: Chunk, chosen: &Chosen, total: usize) -> Result<Self, Refusal> {
+        let this = match self {
+            Self::Nothing { rows } => {
+                let (like, has_codes) = match &chunk.values {
+                    ChunkValues::Codes { dictionary, .. } => (dictionary.empty_like(), true),
+                    ChunkValues::Plain(values) => (values.empty_like(), false),
+                };
+                if let Some(index) = Index::for_values(&like).filter(|_| has_codes) {
+                    let mut codes = Vec::with_capacity(total);
+                    codes.resize(rows, NO_VALUE);
+                    Self::Codes { codes, dictionary: like, index }
+                } else {
+                    let mut values = like;
+                    values.reserve(total);
+                    Self::Plain { values, valid: None }.add_nothing(rows)
+                }
+            }
+            other => other,
+        };
+        match this {
+            Self::Codes { mut codes, mut dictionary, mut index } => {
+                if let ChunkValues::Codes { codes: theirs, dictionary: their_dictionary } = &chunk.values {
+                    let table = translate(their_dictionary, &mut dictionary, &mut index)?;
+                    let code = |row: usize| match &chunk.valid {
+                        Some(valid) if !valid[row] => NO_VALUE,
+                        _ => table[theirs[row] as usize],
+                    };
+                    match chosen {
+                        Chosen::All(_) if chunk.valid.is_none() => {
+                            codes.extend(theirs.iter().map(|&code| table[code as usize]));
+                        }
+                        Chosen::All(rows) => codes.extend((0..*rows).map(code)),
+                        Chosen::Some(rows) => codes.extend(rows.iter().map(|&row| code(row as usize))),
+                    }
+                    let this = Self::Codes { codes, dictionary, index };
+                    return if this.pays() { Ok(this) } else { this.into_plain(total) };
+                }
+                Self::Codes { codes, dictionary, index }.into_plain(total)?.add(chunk, chosen, total)
+            }
+            Self::Plain { mut values, mut valid } => {
+                let before = values.len();
+                match chunk.values {
+                    ChunkValues::Plain(mut theirs) if matches!(chosen, Chosen::All(_)) => values.append(&mut theirs)?,
+                    ChunkValues::Plain(theirs) => values.extend(&theirs, each(chosen))?,
+                    ChunkValues::Codes { codes, dictionary } if dictionary.len() > 0 => {
+                        values.extend(&dictionary, each(chosen).map(|row| codes[row] as usize))?;
+                    }
+                    // A dictionary without values, so every row is missing.
+                    ChunkValues::Codes { .. } => each(chosen).for_each(|_| values.push_nothing()),
+                }
+                if chunk.valid.is_some() || valid.is_some() {
+                    let all = valid.get_or_insert_with(|| vec![true; before]);
+                    match chunk.valid {
+                        Some(theirs) => all.extend(each(chosen).map(|row| theirs[row])),
+                        None => all.resize(values.len(), true),
+                    }
+                }
+                Ok(Self::Plain { values, valid })
+            }
+            Self::Nothing { .. } => unreachable!("replaced above"),
+        }
+    }
+
+    /// Whether the dictionary is small for its rows.
+    fn pays(&self) -> bool {
+        match self {
+            Self::Codes { codes, dictionary, .. } => {
+                dictionary.len() <= SMALL_DICTIONARY || dictionary.len() <= codes.len() / ROWS_PER_VALUE
+            }
+            _ => true,
+        }
+    }
+
+    fn into_plain(self, total: usize) -> Result<Self, Refusal> {
+        let Self::Codes { codes, dictionary, .. } = self else { return Ok(self) };
+        let valid = codes.contains(&NO_VALUE).then(|| codes.iter().map(|&code| code != NO_VALUE).collect());
+        let mut values = dictionary.empty_like();
+        values.reserve(total);
+        if valid.is_none() {
+            values.extend(&dictionary, codes.iter().map(|&code| code as usize))?;
+        } else {
+            for code in codes {
+                match code {
+                    NO_VALUE => values.push_nothing(),
+                    code => values.extend(&dictionary, std::iter::once(code as usize))?,
+                }
+            }
+        }
+        Ok(Self::Plain { values, valid })
+    }
+
+    fn finish(self) -> Column {
+        match self {
+            Self::Nothing { .. } => Column::Nothing,
+            Self::Codes { codes, dictionary, .. } => Column::Codes { codes, dictionary },
+            Self::Plain { values, valid } => find_dictionary(values, valid),
+        }
+    }
+}
+
+/// Values that came without a dictionary may have few distinct ones all the same. The search ends as soon as there are many.
+fn find_dictionary(values: Plain, valid: Option<Vec<bool>>) -> Column {
+    let Some(mut index) = Index::for_values(&values) else { return Column::Plain { values, valid } };
+    let mut dictionary = values.empty_like();
+    let mut codes = Vec::new();
+    for row in 0..values.len() {
+        if valid.as_ref().is_some_and(|valid| !valid[row]) {
+            codes.push(NO_VALUE);
+            continue;
+        }
+        let (code, new) = index.number(&values, row);
+        if new {
+            dictionary.extend(&values, std::iter::once(row)).expect("a list is of its own type");
+            if dictionary.len() > SMALL_DICTIONARY && dictionary.len() > values.len() / ROWS_PER_VALUE
+                || dictionary.len() > SMALL_DICTIONARY && dictionary.len() > row / 2
+            {
+                return Column::Plain { values, valid };
+            }
+        }
+        codes.push(code);
+    }
+    Column::Codes { codes, dictionary }
+}
+
+fn each(chosen: &Chosen) -> Box<dyn Iterator<Item = usize> + '_> {
+    match chosen {
+        Chosen::All(rows) => Box::new(0..*rows),
+        Chosen::Some(rows) => Box::new(rows.iter().map(|&row| row as usize)),
+    }
+}
+
+/// The codes that the values of another dictionary have here; new ones are added.
+fn translate(theirs: &Plain, dictionary: &mut Plain, index: &mut Index) -> Result<Vec<u32>, Refusal> {
+    if std::mem::discriminant(theirs) != std::mem::discriminant(dictionary) {
+        return Err(Refusal::Unsuited("one column, two physical types".to_owned()));
+    }
+    let mut table = Vec::with_capacity(theirs.len());
+    for at in 0..theirs.len() {
+        let (code, new) = index.number(theirs, at);
+        if new {
+            debug_assert_eq!(code, as_code(dictionary.len()));
+            dictionary.extend(theirs, std::iter::once(at))?;
+        }
+        table.push(code);
+    }
+    Ok(table)
+}
