@@ -33,7 +33,7 @@ use super::session::{Session, StatementError};
 use super::slices::{FileSpan, Range, Slice, TimeLine};
 use super::sql::{self, Order};
 use super::work_dir::{WorkDir, io_error, remove_slice};
-use super::{MergeError, MergeProgress, MergeRequest, MergeStep, ProgressSink};
+use super::{Means, MergeError, MergeProgress, MergeRequest, MergeStep, ProgressSink};
 
 /// A merged piece of a group, on disk.
 #[derive(Debug)]
@@ -60,19 +60,8 @@ impl From<MergeError> for LaneError {
     }
 }
 
-/// By which means slices are merged.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Means {
-    /// Column by column where that suits the columns, by DuckDB elsewhere.
-    All,
-    /// By DuckDB alone. For tests: it merges everything that the other means can.
-    #[cfg_attr(not(test), allow(dead_code, reason = "for tests"))]
-    DuckDb,
-}
-
 /// What the lanes work on.
 pub(super) struct Lanes<'a> {
-    pub(super) means: Means,
     pub(super) request: &'a MergeRequest,
     pub(super) work: &'a WorkDir,
     pub(super) groups: &'a [SchemaGroup],
@@ -306,7 +295,7 @@ impl Lanes<'_> {
 
     /// What is merged in one statement is so because footers are not to be believed; DuckDB does that.
     fn suits_columnar(&self, group: usize) -> bool {
-        self.means == Means::All && !self.one_statement(group) && columnar::suits(&self.groups[group])
+        self.request.limits.means == Means::All && !self.one_statement(group) && columnar::suits(&self.groups[group])
     }
 
     /// Merges one slice column by column into the file at `path`. `None`: it is not suited for that.
