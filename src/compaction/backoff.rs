@@ -212,7 +212,12 @@ mod tests {
             time_column: "time".into(),
             verify: Verify::Content,
         };
-        let limits = MergeLimits { memory_bytes: 1, threads: NonZeroUsize::MIN, temp_bytes: None };
+        let limits = MergeLimits {
+            memory_bytes: 1,
+            threads: NonZeroUsize::MIN,
+            temp_bytes: None,
+            means: crate::merge::Means::All,
+        };
         let mut touched = raw(2);
         touched[1].etag.push('2');
         let mut grown = raw(2);

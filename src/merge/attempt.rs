@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use tokio_util::sync::CancellationToken;
 
 use super::budget::{Budget, expected_outputs};
-use super::lanes::{LaneError, Lanes, Means, SliceFile};
+use super::lanes::{LaneError, Lanes, SliceFile};
 use super::schema::{ClassFile, FileClass, SchemaGroup, time_bound};
 use super::session::{Session, StatementError};
 use super::slices::{self, FileSpan, SliceAim};
@@ -30,7 +30,6 @@ const SCAN_FILES: usize = 256;
 
 /// What an attempt needs.
 pub(super) struct Attempt<'a> {
-    pub(super) means: Means,
     pub(super) request: &'a MergeRequest,
     pub(super) work: &'a WorkDir,
     pub(super) groups: &'a [SchemaGroup],
@@ -169,7 +168,6 @@ impl Attempt<'_> {
     /// Merges every slice of every group into a file of its own; per group, in ascending order of time.
     fn merge_slices(&self) -> Result<Vec<Vec<SliceFile>>, Setback> {
         let lanes = Lanes {
-            means: self.means,
             request: self.request,
             work: self.work,
             groups: self.groups,

@@ -163,7 +163,7 @@ mod tests {
 
     fn limits(memory_mib: u64, threads: usize) -> MergeLimits {
         let threads = NonZeroUsize::new(threads).expect("not zero");
-        MergeLimits { memory_bytes: memory_mib << 20, threads, temp_bytes: None }
+        MergeLimits { memory_bytes: memory_mib << 20, threads, temp_bytes: None, means: crate::merge::Means::All }
     }
 
     #[test]

@@ -21,7 +21,6 @@ use tokio_util::sync::CancellationToken;
 
 use super::attempt::{Attempt, Merged, Setback};
 use super::budget::{Budget, row_bytes};
-use super::lanes::Means;
 use super::resources::ProcessMemory;
 use super::schema::{SchemaGroup, group};
 use super::session::Session;
@@ -56,17 +55,8 @@ pub fn run(
     progress: &ProgressSink,
     cancel: &CancellationToken,
 ) -> Result<MergeOutcome, MergeError> {
-    run_by(Means::All, request, progress, cancel)
-}
-
-fn run_by(
-    means: Means,
-    request: &MergeRequest,
-    progress: &ProgressSink,
-    cancel: &CancellationToken,
-) -> Result<MergeOutcome, MergeError> {
     let work = WorkDir::prepare(&request.work_dir)?;
-    merge(means, request, &work, progress, cancel).map_err(|error| match error {
+    merge(request, &work, progress, cancel).map_err(|error| match error {
         MergeError::Io { path, source, .. }
             if matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) =>
         {
@@ -77,7 +67,6 @@ fn run_by(
 }
 
 fn merge(
-    means: Means,
     request: &MergeRequest,
     work: &WorkDir,
     progress: &ProgressSink,
@@ -96,7 +85,7 @@ fn merge(
         let Opened { session, budget, files } = opened.as_ref().expect("opened above");
         let unsliced = BTreeSet::new();
         let mut attempt =
-            Attempt { means, request, work, groups: &groups, unsliced, session, files, budget, progress, cancel };
+            Attempt { request, work, groups: &groups, unsliced, session, files, budget, progress, cancel };
         match attempt.run() {
             Ok(merged) => return outcome(request, &groups, set_aside, merged, session.version()?),
             Err(Setback::Damaged(files)) => {

@@ -13,6 +13,7 @@
 //! What must hold: the slices of a group come back in ascending order of time, whatever lane did them and however they had
 //! to be cut; memory that does not suffice for a slice costs a cut, not the merge; a lane that fails stops the others.
 
+use std::cell::OnceCell;
 use std::collections::{BTreeSet, VecDeque};
 use std::fs;
 use std::io::ErrorKind;
@@ -33,7 +34,7 @@ use super::session::{Session, StatementError};
 use super::slices::{FileSpan, Range, Slice, TimeLine};
 use super::sql::{self, Order};
 use super::work_dir::{WorkDir, io_error, remove_slice};
-use super::{MergeError, MergeProgress, MergeRequest, MergeStep, ProgressSink};
+use super::{Means, MergeError, MergeProgress, MergeRequest, MergeStep, ProgressSink};
 
 /// A merged piece of a group, on disk.
 #[derive(Debug)]
@@ -60,19 +61,8 @@ impl From<MergeError> for LaneError {
     }
 }
 
-/// By which means slices are merged.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Means {
-    /// Column by column where that suits the columns, by DuckDB elsewhere.
-    All,
-    /// By DuckDB alone. For tests: it merges everything that the other means can.
-    #[cfg_attr(not(test), allow(dead_code, reason = "for tests"))]
-    DuckDb,
-}
-
 /// What the lanes work on.
 pub(super) struct Lanes<'a> {
-    pub(super) means: Means,
     pub(super) request: &'a MergeRequest,
     pub(super) work: &'a WorkDir,
     pub(super) groups: &'a [SchemaGroup],
@@ -88,6 +78,30 @@ pub(super) struct Lanes<'a> {
 enum Lane {
     Share,
     All,
+}
+
+/// The DuckDB of a lane.
+enum Engine<'a> {
+    Open(&'a Session),
+    /// Opened when the first slice needs it.
+    OnDemand {
+        open: &'a dyn Fn() -> Result<Session, MergeError>,
+        session: OnceCell<Session>,
+    },
+}
+
+impl Engine<'_> {
+    fn session(&self) -> Result<&Session, MergeError> {
+        match self {
+            Self::Open(session) => Ok(session),
+            Self::OnDemand { open, session } => {
+                if session.get().is_none() {
+                    let _ = session.set(open()?);
+                }
+                Ok(session.get().expect("set above"))
+            }
+        }
+    }
 }
 
 /// Tells the other lanes to stop when this one panics. The scope passes the panic on.
@@ -162,8 +176,9 @@ impl Lanes<'_> {
         tracing::debug!(target: "storage.compaction", job_id = self.request.job_id, slices = lock(&shared.todo).len(),
             lanes = at_once, memory_bytes = self.request.limits.memory_bytes, "Merging slices");
         self.report(&shared);
+        let main_engine = Engine::Open(main);
         if at_once == 1 {
-            self.work_off(main, Lane::All, &lines, &spans, &shared);
+            self.work_off(&main_engine, Lane::All, &lines, &spans, &shared);
         } else {
             let count = at_once as u64;
             let lane = self.budget.lane(count);
@@ -171,15 +186,14 @@ impl Lanes<'_> {
                 for _ in 0..at_once {
                     scope.spawn(|| {
                         let _panicking = StopOnPanic(&shared.stop);
-                        match open(&lane, count) {
-                            Ok(session) => self.work_off(&session, Lane::Share, &lines, &spans, &shared),
-                            Err(error) => shared.fail(error.into()),
-                        }
+                        let open = || open(&lane, count);
+                        let engine = Engine::OnDemand { open: &open, session: OnceCell::new() };
+                        self.work_off(&engine, Lane::Share, &lines, &spans, &shared);
                     });
                 }
             });
             lock(&shared.todo).extend(lock(&shared.too_large).drain(..));
-            self.work_off(main, Lane::All, &lines, &spans, &shared);
+            self.work_off(&main_engine, Lane::All, &lines, &spans, &shared);
         }
         if let Some(failure) = lock(&shared.failure).take() {
             return Err(failure);
@@ -219,7 +233,7 @@ impl Lanes<'_> {
     /// One lane: takes slices until there are none.
     fn work_off(
         &self,
-        session: &Session,
+        engine: &Engine<'_>,
         lane: Lane,
         lines: &[TimeLine<'_>],
         spans: &[Vec<FileSpan>],
@@ -233,7 +247,7 @@ impl Lanes<'_> {
                 if shared.stop.load(Ordering::Relaxed) {
                     return;
                 }
-                match self.merge_one(session, lane, task, lines, spans, shared) {
+                match self.merge_one(engine, lane, task, lines, spans, shared) {
                     Ok(None) => {}
                     Ok(Some(cut)) => cut.into_iter().rev().for_each(|task| own.push_front(task)),
                     Err(error) => return shared.fail(error),
@@ -245,7 +259,7 @@ impl Lanes<'_> {
     /// Merges one slice into a file; or gives its pieces when it does not fit into memory.
     fn merge_one(
         &self,
-        session: &Session,
+        engine: &Engine<'_>,
         lane: Lane,
         task: Task,
         lines: &[TimeLine<'_>],
@@ -256,16 +270,17 @@ impl Lanes<'_> {
         let path = self.work.slice(shared.files.fetch_add(1, Ordering::Relaxed));
         let result = match (self.by_column(&task, &path, shared)?, self.in_order(&task, &spans[task.group], shared)) {
             (Some(rows), _) => Ok(rows),
-            (None, Some(files)) => match self.copy(session, group, &files, &task.slice, Order::AsRead, &path) {
+            (None, Some(files)) => match self.copy(engine.session()?, group, &files, &task.slice, Order::AsRead, &path)
+            {
                 Ok(rows) if rows == 0 || column_ascends(Path::new(&path), &sql::slice_column(group.time))? => Ok(rows),
                 Ok(_) => {
                     tracing::debug!(job_id = %self.request.job_id, "files are not sorted inside; sorting");
                     remove_slice(path.as_ref())?;
-                    self.copy(session, group, &task.slice.files, &task.slice, Order::Sorted, &path)
+                    self.copy(engine.session()?, group, &task.slice.files, &task.slice, Order::Sorted, &path)
                 }
                 error => error,
             },
-            (None, None) => self.copy(session, group, &task.slice.files, &task.slice, Order::Sorted, &path),
+            (None, None) => self.copy(engine.session()?, group, &task.slice.files, &task.slice, Order::Sorted, &path),
         };
         match result {
             // A slice without rows leaves no trace.
@@ -306,7 +321,7 @@ impl Lanes<'_> {
 
     /// What is merged in one statement is so because footers are not to be believed; DuckDB does that.
     fn suits_columnar(&self, group: usize) -> bool {
-        self.means == Means::All && !self.one_statement(group) && columnar::suits(&self.groups[group])
+        self.request.limits.means == Means::All && !self.one_statement(group) && columnar::suits(&self.groups[group])
     }
 
     /// Merges one slice column by column into the file at `path`. `None`: it is not suited for that.

@@ -166,6 +166,18 @@ pub struct MergeLimits {
     pub threads: NonZeroUsize,
     /// Bytes that spill files may take. `None`: what the disk has.
     pub temp_bytes: Option<u64>,
+    pub means: Means,
+}
+
+/// By which means slices are merged.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Means {
+    /// Column by column where that suits the columns, by DuckDB elsewhere.
+    #[default]
+    All,
+    /// By DuckDB alone: it merges everything that the other means can, and what fails in it can be searched for.
+    DuckDb,
 }
 
 /// What a merge did.

@@ -14,7 +14,7 @@ use std::fs;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
-use super::MergeLimits;
+use super::{Means, MergeLimits};
 
 const MIB: u64 = 1 << 20;
 
@@ -80,7 +80,7 @@ pub fn job_limits(
     };
     let threads_for_all = configured_threads.unwrap_or(resources.cpus);
     let threads = NonZeroUsize::new(threads_for_all.get() / concurrent_jobs).unwrap_or(NonZeroUsize::MIN);
-    MergeLimits { memory_bytes, threads, temp_bytes: None }
+    MergeLimits { memory_bytes, threads, temp_bytes: None, means: Means::All }
 }
 
 /// Memory of a process, as the kernel counts it.

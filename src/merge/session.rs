@@ -190,8 +190,12 @@ mod tests {
 
     use super::*;
 
-    const LIMITS: MergeLimits =
-        MergeLimits { memory_bytes: 256 << 20, threads: NonZeroUsize::MIN, temp_bytes: Some(1 << 20) };
+    const LIMITS: MergeLimits = MergeLimits {
+        memory_bytes: 256 << 20,
+        threads: NonZeroUsize::MIN,
+        temp_bytes: Some(1 << 20),
+        means: crate::merge::Means::All,
+    };
     const BUDGET: Budget = Budget { threads: 1, duckdb_bytes: 128 << 20 };
 
     fn open(work_dir: &Path, files: &[String], cancel: &CancellationToken) -> Session {

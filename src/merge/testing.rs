@@ -25,7 +25,12 @@ pub(crate) fn request(names: &[&str]) -> MergeRequest {
             time_column: "time".into(),
             verify: Verify::Content,
         },
-        limits: MergeLimits { memory_bytes: 1 << 30, threads: NonZeroUsize::new(4).unwrap(), temp_bytes: None },
+        limits: MergeLimits {
+            memory_bytes: 1 << 30,
+            threads: NonZeroUsize::new(4).unwrap(),
+            temp_bytes: None,
+            means: super::Means::All,
+        },
     }
 }
 

@@ -8,7 +8,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::merge::{
-    Compression, MergeInput, MergeLimits, MergeOptions, MergedFile, ParquetVersion, TimeBound, Verify, sql,
+    Compression, Means, MergeInput, MergeLimits, MergeOptions, MergedFile, ParquetVersion, TimeBound, Verify, sql,
 };
 
 /// A folder of inputs, and the merges of them.
@@ -63,6 +63,7 @@ impl Fixture {
                 memory_bytes: 512 << 20,
                 threads: NonZeroUsize::new(2).expect("not zero"),
                 temp_bytes: None,
+                means: Means::All,
             },
         }
     }
@@ -73,7 +74,8 @@ impl Fixture {
 
     fn merge_by(&self, means: Means, request: &MergeRequest) -> Result<MergeOutcome, MergeError> {
         assert_eq!(request.inputs.len(), self.inputs.len());
-        run_by(means, request, &ProgressSink::ignore(), &CancellationToken::new())
+        let request = MergeRequest { limits: MergeLimits { means, ..request.limits }, ..request.clone() };
+        run(&request, &ProgressSink::ignore(), &CancellationToken::new())
     }
 
     /// Merges, and checks what holds for every merge: the same rows, sorted, in ascending disjoint outputs.
@@ -432,7 +434,8 @@ fn a_slice_that_does_not_fit_into_memory_is_cut() {
     request.options.row_group_size = NonZeroUsize::new(4096).expect("not zero");
     request.options.verify = Verify::Footers;
     // No spilling, so that the sort itself has to fit.
-    request.limits = MergeLimits { memory_bytes: 128 << 20, threads: NonZeroUsize::MIN, temp_bytes: Some(1) };
+    request.limits =
+        MergeLimits { memory_bytes: 128 << 20, threads: NonZeroUsize::MIN, temp_bytes: Some(1), means: Means::All };
     let outcome = fixture.merge_by(Means::DuckDb, &request).expect("merged");
     assert_eq!((outcome.rows, outcome.outputs.len()), (120_000, 1));
     assert!(outcome.slices > 1, "one slice was enough");

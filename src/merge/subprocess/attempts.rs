@@ -13,7 +13,7 @@ use super::halving::{Findings, Halving};
 use super::outcome;
 use crate::merge::protocol::Task;
 use crate::merge::{
-    MergeError, MergeInput, MergeLimits, MergeOutcome, MergeRequest, ProgressSink, SetAside, SetAsideReason,
+    Means, MergeError, MergeInput, MergeLimits, MergeOutcome, MergeRequest, ProgressSink, SetAside, SetAsideReason,
 };
 
 /// A second attempt gets the limit divided by this, and so makes its slices as much smaller.
@@ -214,8 +214,10 @@ async fn new_folder(path: &Path) -> Result<PathBuf, MergeError> {
     tokio::fs::canonicalize(path).await.map_err(error)
 }
 
-/// The limits of a second attempt: the engine cuts slices to fit its memory, and one thread holds less than several.
+/// The limits of a second attempt: the engine cuts slices to fit its memory, and one thread holds less than several. DuckDB
+/// does it alone, because the search for what crashes it could not find what crashes another means.
 fn smaller(limits: MergeLimits) -> MergeLimits {
     let quarter = (limits.memory_bytes / RETRY_MEMORY_DIVISOR).max(RETRY_MEMORY_MIN_BYTES);
-    MergeLimits { memory_bytes: quarter.min(limits.memory_bytes), threads: NonZeroUsize::MIN, ..limits }
+    let (memory_bytes, threads) = (quarter.min(limits.memory_bytes), NonZeroUsize::MIN);
+    MergeLimits { memory_bytes, threads, means: Means::DuckDb, ..limits }
 }

@@ -176,7 +176,7 @@ async fn an_error_of_the_child_keeps_its_variant_and_is_not_tried_again() {
 #[tokio::test]
 async fn after_a_crash_the_merge_is_tried_once_more_with_smaller_slices_in_a_clean_folder() {
     let bench = Bench::new(
-        r#"log $(echo "$request" | grep -o '"memory_bytes":[0-9]*,"threads":[0-9]*') $(ls | wc -l)
+        r#"log $(echo "$request" | grep -o '"memory_bytes":[0-9]*,"threads":[0-9]*,"temp_bytes":null,"means":"[a-z_]*"') $(ls | wc -l)
            touch leftover
            has '"threads":1,' || kill -SEGV $$
            outcome"#,
@@ -185,7 +185,10 @@ async fn after_a_crash_the_merge_is_tried_once_more_with_smaller_slices_in_a_cle
     assert_eq!(outcome.consumed, ["a", "b"]);
     assert_eq!(
         bench.log(),
-        ["\"memory_bytes\":1073741824,\"threads\":4 0", "\"memory_bytes\":268435456,\"threads\":1 0"]
+        [
+            r#""memory_bytes":1073741824,"threads":4,"temp_bytes":null,"means":"all" 0"#,
+            r#""memory_bytes":268435456,"threads":1,"temp_bytes":null,"means":"duck_db" 0"#
+        ]
     );
     assert_eq!(bench.folders(), ["merge-2"]);
 }
