@@ -22,7 +22,7 @@ const NAMES: [&str; 14] = [
 ];
 
 async fn scan(storage: &Storage, database: &str, measurement: &str) -> Result<Vec<Scanned>, StorageError> {
-    storage.scan_measurement(database, measurement).try_collect().await
+    storage.scan_measurement(database, measurement, None).try_collect().await
 }
 
 /// Puts the parts of hours together, as far as a scan gave them in parts.

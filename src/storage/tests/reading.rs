@@ -43,6 +43,7 @@ async fn a_file_read_back_has_the_listed_size_and_etag_and_the_checksum_of_its_b
             size_bytes: 3_000_000,
             etag: listed.etag.clone(),
             checksum: format!("blake3:{}", blake3::hash(content.as_bytes()).to_hex()),
+            tail: Bytes::copy_from_slice(&content.as_bytes()[content.len() - TAIL_BYTES..]),
         };
         assert_eq!(f.storage.read_back(&hour(), "a.parquet").await.unwrap(), expected);
         let stat = f.storage.head(&hour(), "a.parquet").await.unwrap().unwrap();
