@@ -75,6 +75,9 @@ impl Standing {
     /// What is known of the partition. Entries that the listing refutes are noted for [`Ledger::forget_obsolete`].
     #[must_use]
     pub fn of(&self, partition: &PartitionId, listing: &Listing) -> Known {
+        if self.quarantined.is_empty() && self.failures.is_empty() {
+            return Known::default();
+        }
         let path = partition.to_string();
         let quarantined = self.quarantined.get(&path).cloned().unwrap_or_default();
         let (there, gone): (Vec<_>, Vec<_>) =

@@ -228,8 +228,15 @@ struct Scan {
     prefix: Path,
     objects: BoxStream<'static, object_store::Result<ObjectMeta>>,
     /// The folder that the objects now come from.
-    folder: Option<Scanned>,
+    folder: Option<Folder>,
     finished: bool,
+}
+
+/// A folder and what was seen of it.
+struct Folder {
+    /// How keys in it begin: its path and a slash. Kept, because a million objects are compared with it.
+    prefix: String,
+    scanned: Scanned,
 }
 
 impl Scan {
@@ -246,14 +253,14 @@ impl Scan {
                 return Ok(Some(complete));
             }
         }
-        Ok(self.folder.take().map(sorted))
+        Ok(self.folder.take().map(|folder| sorted(folder.scanned)))
     }
 
     /// Adds an object; returns the folder before it, when the object begins another one.
     fn add(&mut self, meta: &ObjectMeta) -> Result<Option<Scanned>, StorageError> {
         let key = meta.location.as_ref();
-        if let Some(Scanned::Partition(partition, listing)) = &mut self.folder
-            && let Some(rest) = strip_folder(key, &partition.to_string())
+        if let Some(Folder { prefix, scanned: Scanned::Partition(partition, listing) }) = &mut self.folder
+            && let Some(rest) = key.strip_prefix(prefix.as_str())
         {
             self.storage.classify(partition, meta, rest, listing)?;
             return Ok(None);
@@ -262,14 +269,18 @@ impl Scan {
             Some((partition, rest)) => {
                 let mut listing = Listing::default();
                 self.storage.classify(&partition, meta, rest, &mut listing)?;
-                Scanned::Partition(partition, listing)
+                let prefix = key[..key.len() - rest.len()].to_owned();
+                Folder { prefix, scanned: Scanned::Partition(partition, listing) }
             }
-            None => Scanned::Unrecognised { path: key.rsplit_once('/').map_or(key, |(folder, _)| folder).to_owned() },
+            None => {
+                let path = key.rsplit_once('/').map_or(key, |(folder, _)| folder).to_owned();
+                Folder { prefix: String::new(), scanned: Scanned::Unrecognised { path } }
+            }
         };
-        if self.folder.as_ref() == Some(&begun) {
+        if self.folder.as_ref().is_some_and(|folder| folder.scanned == begun.scanned) {
             return Ok(None);
         }
-        Ok(self.folder.replace(begun).map(sorted))
+        Ok(self.folder.replace(begun).map(|folder| sorted(folder.scanned)))
     }
 }
 
@@ -298,10 +309,6 @@ fn last_segments(key: &str, count: usize) -> &str {
 fn partition_of(key: &str) -> Option<(PartitionId, &str)> {
     let (end, _) = key.match_indices('/').nth(PARTITION_DEPTH - 1)?;
     Some((key[..end].parse().ok()?, &key[end + 1..]))
-}
-
-fn strip_folder<'a>(key: &'a str, folder: &str) -> Option<&'a str> {
-    key.strip_prefix(folder)?.strip_prefix('/')
 }
 
 fn sorted(mut scanned: Scanned) -> Scanned {

@@ -1,3 +1,5 @@
+use tokio_util::sync::CancellationToken;
+
 use super::*;
 
 #[tokio::test]
@@ -85,7 +87,7 @@ async fn names_that_leave_the_partition_are_refused_by_every_verb() {
             let bad = DataFile { name: name.to_owned(), ..file.clone() };
             invalid(f.storage.fetch(&hour(), &bad, &f.scratch.path().join("x")).await.unwrap_err());
             let files = [(f.source("out", b"x"), name.to_owned())];
-            match f.storage.prepare(&hour(), "job", &files).await.unwrap_err() {
+            match f.storage.prepare(&hour(), "job", &files, &CancellationToken::new()).await.unwrap_err() {
                 WriteError::NotWritten(error) => invalid(error),
                 WriteError::Unknown(error) => panic!("{error}"),
             }

@@ -29,6 +29,9 @@ pub struct Log {
     state: Mutex<State>,
     /// How long the way to the store and back takes.
     latency: Duration,
+    /// One line that all answers share, and how long a byte takes on it.
+    line: tokio::sync::Mutex<()>,
+    per_byte: Duration,
 }
 
 #[derive(Debug, Default)]
@@ -50,9 +53,15 @@ impl Log {
         Arc::default()
     }
 
-    /// Of a store that answers each request after this long.
-    pub fn with_latency(latency: Duration) -> Arc<Self> {
-        Arc::new(Self { latency, ..Self::default() })
+    /// Of a store that answers each request after this long, over a line on which a byte takes so long.
+    pub fn of_distant_store(latency: Duration, per_byte: Duration) -> Arc<Self> {
+        Arc::new(Self { latency, per_byte, ..Self::default() })
+    }
+
+    /// How many requests of this kind were about keys that begin like this.
+    pub fn count(&self, operation: &str, prefix: &str) -> usize {
+        let state = self.state.lock().unwrap();
+        state.requests.iter().filter(|r| r.operation == operation && r.path.starts_with(prefix)).count()
     }
 
     /// Requests from now on belong to this phase.
@@ -69,6 +78,13 @@ impl Log {
     async fn wait(&self) {
         if !self.latency.is_zero() {
             tokio::time::sleep(self.latency).await;
+        }
+    }
+
+    async fn transfer(&self, bytes: u64) {
+        if !self.per_byte.is_zero() {
+            let _line = self.line.lock().await;
+            tokio::time::sleep(self.per_byte * u32::try_from(bytes).unwrap()).await;
         }
     }
 
@@ -164,7 +180,11 @@ impl ObjectStore for Recording {
         };
         self.log.note(operation, location);
         self.log.wait().await;
-        self.inner.get_opts(location, options).await
+        let got = self.inner.get_opts(location, options).await?;
+        if operation != "head" {
+            self.log.transfer(got.range.end - got.range.start).await;
+        }
+        Ok(got)
     }
 
     async fn get_ranges(&self, location: &Path, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
