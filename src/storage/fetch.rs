@@ -115,7 +115,8 @@ impl Storage {
     }
 
     /// Streams a data file to the new local file `to`. It is the file that was listed, completely, or an error: `ETag`
-    /// and length are checked. After an error `to` may hold a part. Not synced: temporary files need not outlive power.
+    /// and length are checked; the checksums that some stores keep are not handed on by `object_store`, and the proof of a
+    /// merge is over the content anyway. After an error `to` may hold a part. Not synced: temporary files need not outlive power.
     ///
     /// # Errors
     /// [`StorageError::Changed`] when the object is no longer the one that was listed; errors about `to` name `to`.
