@@ -10,7 +10,7 @@ use std::fmt;
 use std::fs;
 use std::io::{Write, stdout};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use arc::clock::{Clock, SystemClock};
 use arc::compaction::events::EventSink;
@@ -42,7 +42,7 @@ const FILES: usize = 10;
 #[derive(Debug)]
 struct Generated {
     hours: usize,
-    /// Every so manieth hour has one file more than the others.
+    /// One hour in so many has one file more than the others.
     with_work: usize,
     /// Where files are read: there is one, and all are the same.
     file: InMemory,
@@ -137,6 +137,8 @@ fn manager_with(storage: Storage, min_files: usize) -> CompactionManager {
     let folder = std::env::temp_dir().join("arc-bench-listing");
     let mut settings = CompactionSettings { temp_dir: folder, ..Config::default().compaction };
     settings.partition.policy.min_files = min_files;
+    // The files of the disk are written right before.
+    settings.partition.policy.settle = Duration::ZERO;
     let components = Components {
         storage,
         locks: Arc::new(CompactionLock::new(state.clone(), clock.clone())),

@@ -40,7 +40,7 @@ pub struct Scope {
 }
 
 /// How far back in time a cycle looks.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub enum Reach {
     /// At every hour. By hand: somebody who has loaded old data wants it found.
     #[default]
