@@ -30,7 +30,7 @@ pub struct CompactArgs {
     #[command(flatten)]
     scope: ScopeArgs,
 
-    /// Look only at recent hours (compaction.recent_window_hours), except when it is time to look at everything
+    /// Look only at recent hours (`recent_window_hours`), except when it is time to look at everything
     #[arg(long, conflicts_with_all = ["partition", "dry_run"])]
     recent: bool,
 

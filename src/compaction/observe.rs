@@ -111,11 +111,10 @@ async fn look(storage: &Storage, partition: &PartitionId, expected: Generation) 
         let listing = storage.list_partition(partition).await?;
         match compare(&head, &listing) {
             Sight::Consistent if is_same_record(&head, &listing) => return Ok(View { head, listing }),
-            Sight::Consistent => head = read_head(storage, partition).await?,
             Sight::OtherHead if listing.newest_generation() > head.generation() => {
                 head = head_if(storage, partition, listing.newest_generation()).await?;
             }
-            Sight::OtherHead => head = read_head(storage, partition).await?,
+            Sight::Consistent | Sight::OtherHead => head = read_head(storage, partition).await?,
             Sight::LiveFileMissing { .. } => {
                 let again = read_head(storage, partition).await?;
                 if again == head {
