@@ -120,7 +120,7 @@ fn scope(wanted: TriggerRequest) -> Result<Scope, ApiError> {
         Some(path) => Some(partition(database.as_ref(), measurement.as_ref(), &path)?),
     };
     let (database, measurement) = (database.map(String::from), measurement.map(String::from));
-    Ok(Scope { database, measurement, partition, schedules: None })
+    Ok(Scope { database, measurement, partition, ..Scope::default() })
 }
 
 fn partition(database: Option<&Name>, measurement: Option<&Name>, path: &str) -> Result<PartitionId, ApiError> {

@@ -13,7 +13,7 @@ use super::progress::Progress;
 use super::scope::ScopeArgs;
 use super::{EXIT_USAGE, format, interrupt};
 use crate::compaction::events::EventSink;
-use crate::compaction::{CycleReport, JobStatus, Scope};
+use crate::compaction::{CycleReport, JobStatus, Reach, Scope};
 use crate::config::Config;
 use crate::server::build_manager;
 use crate::telemetry::{self, LogStream};
@@ -29,6 +29,10 @@ use crate::telemetry::{self, LogStream};
 pub struct CompactArgs {
     #[command(flatten)]
     scope: ScopeArgs,
+
+    /// Look only at recent hours (`recent_window_hours`), except when it is time to look at everything
+    #[arg(long, conflicts_with_all = ["partition", "dry_run"])]
+    recent: bool,
 
     /// Only show what would be done, like `arc plan`
     #[arg(long)]
@@ -50,7 +54,8 @@ pub async fn run(args: &CompactArgs, globals: &GlobalArgs, config: &Config) -> a
     let bars = wants_bars(globals);
     telemetry::init(&config.logging, if bars { LogStream::Neither } else { LogStream::Stderr })?;
     log_foreign_sections(config);
-    let report = run_cycle(config, args.scope.to_scope(), bars).await?;
+    let reach = if args.recent { Reach::RecentUnlessDue } else { Reach::Everything };
+    let report = run_cycle(config, Scope { reach, ..args.scope.to_scope() }, bars).await?;
     if globals.json {
         serde_json::to_writer_pretty(io::stdout(), &report)?;
         writeln!(io::stdout())?;

@@ -28,7 +28,7 @@ impl ScopeArgs {
             database: self.database.clone(),
             measurement: self.measurement.clone(),
             partition: self.partition.clone(),
-            schedules: None,
+            ..Scope::default()
         }
     }
 }

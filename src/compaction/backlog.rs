@@ -102,7 +102,7 @@ mod tests {
             trigger: Trigger::First,
             inputs: raw(files),
         };
-        Candidate { partition, work: Work::Compact(plan) }
+        Candidate { partition, head_seen: Generation(0), work: Work::Compact(plan) }
     }
 
     fn seen(candidates: &[(&str, usize, u32)]) -> Seen {

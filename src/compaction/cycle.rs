@@ -3,6 +3,8 @@
 //! What must hold (T62): everything is counted after the fact, by outcome. Deliberately not here: what runs when, which is
 //! the manager's business.
 
+use std::collections::{HashSet, VecDeque};
+use std::sync::Arc;
 use std::time::Instant;
 
 use chrono::{DateTime, Utc};
@@ -10,18 +12,40 @@ use tracing::{error, info};
 
 use super::error::{Disposition, JobError};
 use super::job::{Attempt, AttemptReport, LOG};
+use super::plan::SkipReason;
+use super::queue::Queued;
 use super::report::{CycleReport, JobStatus, Problem, Skipped, duration_seconds};
 use super::settings::CompactionSettings;
+use super::sweep::{Extent, Place};
 use crate::partition::PartitionId;
+use crate::storage::Traffic;
 
 /// A running cycle and what it has to report so far.
 pub(super) struct Cycle {
     started: Instant,
     pub(super) report: CycleReport,
+    /// What it looks at.
+    pub(super) extent: Arc<Extent>,
+    /// Measurements where something is left to do that the next cycle would not find in the recent hours.
+    unfinished: HashSet<Place>,
+    /// Something is left, and nobody knows where.
+    pub(super) overflowed: bool,
+}
+
+/// Whether an attempt left nothing for the next cycle.
+pub(super) fn is_done(result: &Result<AttemptReport, JobError>) -> bool {
+    match result {
+        Ok(AttemptReport { untidied: Some(_), .. }) | Err(_) => false,
+        Ok(AttemptReport { attempt: Attempt::Ran(job), .. }) => job.status == JobStatus::Completed,
+        // It was a candidate, and then there was nothing to do: another worker has done it, or it must wait.
+        Ok(AttemptReport { attempt: Attempt::Skipped(reason), .. }) => {
+            matches!(reason, SkipReason::NothingToGain { .. } | SkipReason::TooFewFiles { settling: 0, .. })
+        }
+    }
 }
 
 impl Cycle {
-    pub(super) fn begin(cycle_id: String, now: DateTime<Utc>) -> Self {
+    pub(super) fn begin(cycle_id: String, now: DateTime<Utc>, extent: Extent) -> Self {
         let report = CycleReport {
             cycle_id,
             started_at: now,
@@ -37,11 +61,35 @@ impl Cycle {
             bytes_before: 0,
             bytes_after: 0,
             candidates_left: 0,
+            storage: Traffic::default(),
             jobs: Vec::new(),
             skipped: Vec::new(),
             problems: Vec::new(),
         };
-        Self { started: Instant::now(), report }
+        let (extent, unfinished) = (Arc::new(extent), HashSet::new());
+        Self { started: Instant::now(), report, extent, unfinished, overflowed: false }
+    }
+
+    /// Candidates whose turn did not come.
+    pub(super) fn leave(&mut self, settings: &CompactionSettings, queue: VecDeque<Queued>) {
+        self.report.candidates_left += queue.len() as u64;
+        for left in queue {
+            self.unfinished_at(settings, &left.partition.to_string());
+        }
+    }
+
+    /// Something is left to do at a partition.
+    pub(super) fn unfinished_at(&mut self, settings: &CompactionSettings, path: &str) {
+        if let Ok(partition) = path.parse::<PartitionId>()
+            && self.extent.would_hide(settings, &partition)
+        {
+            self.unfinished.insert((partition.database().to_owned(), partition.measurement().to_owned()));
+        }
+    }
+
+    /// The measurements that need not be looked at as a whole for a while.
+    pub(super) fn swept(&self) -> Vec<Place> {
+        if self.overflowed { Vec::new() } else { self.extent.swept(&self.unfinished) }
     }
 
     pub(super) fn out_of_time(&self, settings: &CompactionSettings) -> bool {
@@ -100,6 +148,8 @@ impl Cycle {
             jobs_completed = report.jobs_completed, jobs_failed = report.jobs_failed, jobs_skipped = report.jobs_skipped,
             candidates_left = report.candidates_left, files_compacted = report.files_compacted,
             bytes_before = report.bytes_before, bytes_after = report.bytes_after,
+            storage_requests = report.storage.total_requests(), storage_bytes_read = report.storage.bytes_read,
+            storage_bytes_written = report.storage.bytes_written,
             "Compaction cycle completed in {:.1}s", report.duration_seconds);
         self.report
     }

@@ -6,10 +6,10 @@ use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
 
 use crate::merge::{LINEAGE_INPUTS_KEY, LINEAGE_PART_KEY};
 use crate::partition::PartitionId;
-use crate::storage::{Storage, StorageError};
+use crate::storage::{Storage, StorageError, TAIL_BYTES};
 
 /// Read first: enough for the footers of most files.
-const FIRST_READ_BYTES: u64 = 64 * 1024;
+const FIRST_READ_BYTES: u64 = TAIL_BYTES as u64;
 /// Two magic numbers and the length of a footer.
 const SMALLEST_FILE_BYTES: u64 = 12;
 /// A larger footer is not read: it would be held in memory.
@@ -44,16 +44,34 @@ pub async fn read(
     name: &str,
     size_bytes: u64,
 ) -> Result<Footer, FooterError> {
+    // An object too small for a footer is said to be so below, without a request.
+    if size_bytes < SMALLEST_FILE_BYTES {
+        return read_from(storage, partition, name, size_bytes, Bytes::new()).await;
+    }
+    let want = FIRST_READ_BYTES.min(size_bytes);
+    let tail = storage.read_range(partition, name, size_bytes - want..size_bytes).await?;
+    read_from(storage, partition, name, size_bytes, tail).await
+}
+
+/// The same for whoever has the end of the object already; more is read only if it is not enough.
+pub async fn read_from(
+    storage: &Storage,
+    partition: &PartitionId,
+    name: &str,
+    size_bytes: u64,
+    mut tail: Bytes,
+) -> Result<Footer, FooterError> {
     let unreadable = |detail: String| FooterError::Unreadable { name: name.to_owned(), detail };
     if size_bytes < SMALLEST_FILE_BYTES {
         return Err(unreadable(format!("{size_bytes} bytes are too few for a Parquet file")));
     }
-    let mut want = FIRST_READ_BYTES.min(size_bytes);
     loop {
-        let tail = storage.read_range(partition, name, size_bytes - want..size_bytes).await?;
+        let have = tail.len() as u64;
         match parse(tail, size_bytes).await.map_err(unreadable)? {
             Parsed::Footer(footer) => return Ok(footer),
-            Parsed::NeedsMore(bytes) if bytes > want && bytes <= MAX_FOOTER_BYTES.min(size_bytes) => want = bytes,
+            Parsed::NeedsMore(bytes) if bytes > have && bytes <= MAX_FOOTER_BYTES.min(size_bytes) => {
+                tail = storage.read_range(partition, name, size_bytes - bytes..size_bytes).await?;
+            }
             Parsed::NeedsMore(bytes) => return Err(unreadable(format!("it claims to be {bytes} bytes long"))),
         }
     }

@@ -28,20 +28,21 @@ use super::events::{Event, EventSink, Step};
 use super::lease_guard::LeaseGuard;
 use super::ledger::{Known, Ledger, VERSION, Waits};
 use super::observe::View;
+use super::permits::Permits;
 use super::plan::{Decision, Plan, SkipReason};
 use super::policy::{self, Situation};
 use super::quarantine::QuarantinedInput;
 use super::record::Author;
 use super::report::JobReport;
 use super::settings::{CompactionSettings, PartitionSettings};
-use super::settle::{Settled, settle};
-use super::temp_space::{self, TempBudget};
+use super::settle::{Settled, settle, settle_after};
+use super::temp_space::{self, NoSpace, TempBudget};
 use crate::clock::Clock;
 use crate::lock::{Acquired, LockManager};
 use crate::merge::{
     MergeEngine, MergeError, MergeInput, MergeLimits, MergeOutcome, MergeRequest, ProgressSink, SetAside,
 };
-use crate::partition::{CompactedName, PartitionId};
+use crate::partition::{CompactedName, Generation, PartitionId};
 use crate::storage::{OwnedDir, Storage};
 
 mod bookkeeping;
@@ -71,6 +72,7 @@ pub struct JobEnv {
     pub settings: Arc<CompactionSettings>,
     pub limits: MergeLimits,
     pub temp_budget: TempBudget,
+    pub(super) permits: Permits,
     pub ledger: Ledger,
     pub events: EventSink,
 }
@@ -133,14 +135,23 @@ impl AttemptId {
     }
 }
 
+/// What is to be tried.
+#[derive(Debug, Clone)]
+pub struct Assignment {
+    pub partition: PartitionId,
+    /// The generation of the partition's head when somebody last looked. Saves a request while it is still true.
+    pub head_seen: Generation,
+    pub waits: Waits,
+}
+
 /// Works on one partition: takes the lease, brings the partition to rest, and runs a job if the policy wants one.
 pub async fn attempt(
     env: &JobEnv,
-    partition: &PartitionId,
+    assignment: &Assignment,
     id: AttemptId,
-    waits: Waits,
     cancel: CancellationToken,
 ) -> Result<AttemptReport, JobError> {
+    let partition = &assignment.partition;
     let ttl = env.settings.lock_ttl;
     let lease = match env.locks.acquire_lock(partition, ttl).await? {
         Acquired::Yes(lease) => lease,
@@ -165,7 +176,7 @@ pub async fn attempt(
         stopper.cancel();
     }]);
     // A panic is a bug, and costs this attempt and nothing else (I10): caught here, it does not keep the lease.
-    let job = Job { env, partition, id, waits, guard: &guard, stop, begun: Mutex::default() };
+    let job = Job { env, partition, id, assignment, guard: &guard, stop, begun: Mutex::default() };
     let result = AssertUnwindSafe(job.run()).catch_unwind().await;
     let result = match result {
         Ok(result) => result,
@@ -190,7 +201,7 @@ struct Job<'a> {
     env: &'a JobEnv,
     partition: &'a PartitionId,
     id: AttemptId,
-    waits: Waits,
+    assignment: &'a Assignment,
     guard: &'a LeaseGuard,
     /// Cancelled when somebody asks for it, or when the lease is lost.
     stop: CancellationToken,
@@ -217,7 +228,7 @@ struct Committed {
 
 impl Job<'_> {
     async fn run(&self) -> Result<AttemptReport, JobError> {
-        let (view, settled) = settle(self.env, self.partition, || self.author()).await?;
+        let (view, settled) = settle(self.env, self.partition, self.assignment.head_seen, || self.author()).await?;
         let settings = self.env.settings.for_partition(self.partition);
         let skipped = |reason| Ok(AttemptReport { attempt: Attempt::Skipped(reason), settled, untidied: None });
         let known = self.env.ledger.of(self.partition).await;
@@ -227,7 +238,7 @@ impl Job<'_> {
             Decision::Compact(plan) => plan,
             Decision::Skip(reason) => return skipped(reason),
         };
-        if let Some(reason) = self.env.reason_to_wait(&known, &plan, &settings, self.waits) {
+        if let Some(reason) = self.env.reason_to_wait(&known, &plan, &settings, self.assignment.waits) {
             return skipped(reason);
         }
         if let Some(reason) = missing_sort_column(&self.env.storage, &plan, &settings).await? {
@@ -235,10 +246,14 @@ impl Job<'_> {
         }
         let need_bytes = self.temp_need(&plan);
         let dir = self.temp_dir()?;
-        let free = temp_space::free_bytes(dir.path()).map_err(|e| self.temp_error("look for free space in", &e))?;
-        let space = match self.env.temp_budget.reserve(need_bytes, free) {
+        let free = || temp_space::free_bytes(dir.path());
+        let Some(reserved) = self.stop.run_until_cancelled(self.env.temp_budget.reserve(need_bytes, free)).await else {
+            return self.stopped(Step::Fetch);
+        };
+        let space = match reserved {
             Ok(space) => space,
-            Err(no) => {
+            Err(NoSpace::Unknown(e)) => return Err(self.temp_error("look for free space in", &e)),
+            Err(NoSpace::DoesNotFit(no)) => {
                 let path = self.env.settings.temp_dir.display().to_string();
                 return skipped(SkipReason::NoTempSpace { need_bytes, free_bytes: no.free_bytes, path });
             }
@@ -271,7 +286,9 @@ impl Job<'_> {
         (facts.quarantined, facts.set_aside) = self.quarantine(&plan, &known, facts.set_aside).await;
         self.end_attempt(result.as_ref().map_or_else(ended, |()| Ended::Succeeded)).await;
         // Won, lost or unknown: forget everything, and tidy from what storage says now.
-        let untidied = if self.guard.is_lost() { None } else { self.tidy_after(&mut facts, result.is_ok()).await };
+        let head = if result.is_ok() { plan.generation } else { view.head.generation() };
+        let untidied =
+            if self.guard.is_lost() { None } else { self.tidy_after(&mut facts, head, result.is_ok()).await };
         let report = self.report(&plan, facts, result);
         Ok(AttemptReport { attempt: Attempt::Ran(Box::new(report)), settled, untidied })
     }
@@ -290,6 +307,10 @@ impl Job<'_> {
         facts.step = self.begin(Step::Fetch)?;
         let inputs = self.fetch(plan, dir).await?;
 
+        // Others may be merging; the files of this job wait on disk.
+        let Some(permit) = self.stop.run_until_cancelled(self.env.permits.to_merge()).await else {
+            return self.stopped(Step::Merge);
+        };
         facts.step = self.begin(Step::Merge)?;
         let outcome = match self.merge(plan, settings, inputs, dir).await {
             Err(JobError::Merge(MergeError::NothingToMerge(set_aside))) => {
@@ -297,6 +318,7 @@ impl Job<'_> {
             }
             merged => merged?,
         };
+        drop(permit);
         let consumed = consumed_inputs(plan, &outcome)?;
         if !worth_publishing(self.partition, &consumed) {
             return Err(MergeError::NothingToMerge(self.still_there(outcome.set_aside).await?).into());
@@ -311,7 +333,14 @@ impl Job<'_> {
         self.recheck(view, &consumed).await?;
         let files: Vec<(PathBuf, String)> = outcome.outputs.iter().map(|f| (f.path.clone(), f.name.clone())).collect();
         let write = |source| JobError::Write { step: "publish", source };
-        let publication = storage.prepare(self.partition, &self.id.job_id, &files).await.map_err(write)?;
+        let prepared = storage.prepare(self.partition, &self.id.job_id, &files, &self.stop).await;
+        let publication = match prepared {
+            Ok(publication) => publication,
+            Err(error) => {
+                self.check(Step::Publish)?;
+                return Err(write(error));
+            }
+        };
         if let Err(stopped) = self.check(Step::Publish) {
             publication.abort().await;
             return Err(stopped);
@@ -344,6 +373,12 @@ impl Job<'_> {
         } else {
             Ok(())
         }
+    }
+
+    /// For what was given up because somebody wants the job to stop.
+    fn stopped<T>(&self, step: Step) -> Result<T, JobError> {
+        self.check(step)?;
+        Err(JobError::Cancelled { step: step.as_str() })
     }
 
     fn author(&self) -> Author {
@@ -409,12 +444,12 @@ impl Job<'_> {
 
     /// Clears away what the head says is over, or what this attempt leaves. Never changes how the job ended; gives the
     /// error that keeps a committed job's inputs.
-    async fn tidy_after(&self, facts: &mut Facts, committed: bool) -> Option<JobError> {
+    async fn tidy_after(&self, facts: &mut Facts, head: Generation, committed: bool) -> Option<JobError> {
         if committed {
             facts.step = Step::Tidy;
             self.env.events.send(Event::JobStep { job_id: self.id.job_id.clone(), step: Step::Tidy });
         }
-        let error = settle(self.env, self.partition, || self.author()).await.err()?;
+        let error = settle_after(self.env, self.partition, head, || self.author()).await.err()?;
         warn!(target: LOG, job_id = self.id.job_id, partition = %self.partition, %error,
             "Tidying is left to the next cycle");
         committed.then_some(error)

@@ -8,7 +8,7 @@
 //! partitions are tried at once. Stopping instead would make a full disk under the database stop all compaction, to spare
 //! work that is bounded anyway.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Mutex, PoisonError};
 
 use chrono::{DateTime, SecondsFormat, Utc};
@@ -66,24 +66,28 @@ pub struct Standing {
 }
 
 impl Standing {
+    /// The paths of the partitions of which something is known.
+    #[must_use]
+    pub fn partitions(&self) -> BTreeSet<&str> {
+        self.quarantined.keys().chain(self.failures.keys()).map(String::as_str).collect()
+    }
+
     /// What is known of the partition. Entries that the listing refutes are noted for [`Ledger::forget_obsolete`].
     #[must_use]
     pub fn of(&self, partition: &PartitionId, listing: &Listing) -> Known {
+        if self.quarantined.is_empty() && self.failures.is_empty() {
+            return Known::default();
+        }
         let path = partition.to_string();
         let quarantined = self.quarantined.get(&path).cloned().unwrap_or_default();
         let (there, gone): (Vec<_>, Vec<_>) =
-            quarantined.into_iter().partition(|entry| listed(listing, &entry.name).is_some_and(|file| entry.is(file)));
+            quarantined.into_iter().partition(|e| listing.data_file(&e.name).is_some_and(|file| e.is(file)));
         if !gone.is_empty() {
             let mut obsolete = self.obsolete.lock().unwrap_or_else(PoisonError::into_inner);
             obsolete.extend(gone.iter().map(|entry| entry.id));
         }
         Known { quarantined: there, failures: self.failures.get(&path).cloned() }
     }
-}
-
-fn listed<'a>(listing: &'a Listing, name: &str) -> Option<&'a DataFile> {
-    let at = listing.data.binary_search_by(|file| file.name.as_str().cmp(name)).ok()?;
-    Some(&listing.data[at])
 }
 
 impl Ledger {

@@ -15,26 +15,28 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::backlog::{Backlog, BacklogKeeper, Seen};
-use super::cycle::Cycle;
+use super::cycle::{Cycle, is_done};
 use super::error::JobError;
 use super::events::{Event, EventSink, RecoveryOutcome, Step};
 use super::history::{History, Totals};
-use super::job::{self, Attempt, AttemptId, AttemptReport, JobEnv, LOG};
+use super::job::{self, Assignment, Attempt, AttemptId, AttemptReport, JobEnv, LOG};
 use super::ledger::{Ledger, Waits};
 use super::live::{CancelOutcome, LiveJob, LiveJobs};
+use super::permits::Permits;
 use super::policy;
-use super::queue::Queue;
+use super::queue::{Queue, Queued};
 use super::report::{CycleReport, JobStatus};
 use super::scan::{self, Candidate, Finding, Scope, Work};
 use super::settings::CompactionSettings;
+use super::sweep::{Extent, Sweeps};
 use super::temp_space::TempBudget;
 use super::turn::{Turn, TurnGuard};
 use crate::clock::Clock;
 use crate::lock::LockManager;
 use crate::merge::{MergeEngine, MergeLimits};
-use crate::partition::PartitionId;
+use crate::partition::{Generation, PartitionId};
 use crate::state::{StateDb, StateError};
-use crate::storage::{OwnedDir, Storage, StorageError};
+use crate::storage::{OwnedDir, Storage, StorageError, Tally};
 
 /// The parts that a manager works with.
 #[derive(Debug)]
@@ -81,12 +83,15 @@ pub struct CompactionManager {
     random: Mutex<fastrand::Rng>,
     live: LiveJobs,
     history: History,
+    sweeps: Sweeps,
     backlog: Arc<BacklogKeeper>,
     /// The id of the running cycle.
     turn: Turn,
     paused: AtomicBool,
     /// Storage's duties are checked once, before the first write.
     probed: OnceCell<()>,
+    /// What was asked of storage since the running cycle began.
+    traffic: Tally,
 }
 
 impl fmt::Debug for CompactionManager {
@@ -107,17 +112,33 @@ impl CompactionManager {
         });
         let history_limit = settings.history_limit;
         let temp_budget = TempBudget::new(settings.max_temp_bytes);
+        let permits = Permits::new(settings.max_concurrent_jobs, !storage.is_local());
         let settings = Arc::new(settings);
         let ledger = Ledger::new(state.clone());
+        let traffic = Tally::default();
+        let storage = storage.tallied(&traffic);
         Self {
-            env: Arc::new(JobEnv { storage, locks, engine, clock, settings, limits, temp_budget, ledger, events }),
+            env: Arc::new(JobEnv {
+                storage,
+                locks,
+                engine,
+                clock,
+                settings,
+                limits,
+                temp_budget,
+                permits,
+                ledger,
+                events,
+            }),
             random: Mutex::new(fastrand::Rng::with_seed(seed)),
             live,
+            sweeps: Sweeps::new(state.clone()),
             history: History::new(state, history_limit),
             backlog: Arc::default(),
             turn: Turn::default(),
             paused: AtomicBool::new(false),
             probed: OnceCell::new(),
+            traffic,
         }
     }
 
@@ -133,7 +154,7 @@ impl CompactionManager {
         let env = Arc::clone(&self.env);
         stream::once(async move {
             let standing = Arc::new(env.ledger.load().await);
-            scan::scan(env, scope, standing, waits)
+            scan::scan(env, scope, Arc::new(Extent::everything()), standing, waits)
         })
         .flatten()
         .boxed()
@@ -249,7 +270,9 @@ impl CompactionManager {
         cancel: &CancellationToken,
     ) -> Result<AttemptReport, JobError> {
         self.probe().await.map_err(|source| JobError::Storage { step: "check storage", source })?;
-        self.task(partition.clone(), Waits::Overridden, cancel).await
+        let assignment =
+            Assignment { partition: partition.clone(), head_seen: Generation::default(), waits: Waits::Overridden };
+        self.task(assignment, cancel).await
     }
 
     /// One cycle: clear what dead processes left, scan, and work through the candidates, several at a time.
@@ -287,7 +310,9 @@ impl CompactionManager {
     }
 
     async fn run_cycle(&self, turn: TurnGuard, scope: Scope, cancel: CancellationToken) -> CycleReport {
-        let mut cycle = Cycle::begin(turn.cycle_id.clone(), self.env.clock.now());
+        let now = self.env.clock.now();
+        let mut cycle = Cycle::begin(turn.cycle_id.clone(), now, self.sweeps.extent(scope.reach, now).await);
+        drop(self.traffic.take());
         self.env.events.send(Event::CycleStarted { cycle_id: turn.cycle_id.clone() });
         self.clear_leftovers(&mut cycle).await;
         let waits = scope.waits();
@@ -295,15 +320,20 @@ impl CompactionManager {
         info!(target: LOG, candidates = queue.len(), "Found {} compaction candidates", queue.len());
         self.env.events.send(Event::CandidatesFound { count: queue.len() });
         cycle.report.candidates_left = queue.overflow();
+        cycle.overflowed |= queue.overflow() > 0;
         if !queue.is_empty() {
             match self.probe().await {
                 Ok(()) => self.work_through(queue.into_fair_order(), waits, &mut cycle, &cancel).await,
                 Err(error) => {
-                    cycle.report.candidates_left += queue.len() as u64;
+                    cycle.leave(&self.env.settings, queue.into_fair_order());
                     cycle.problem(&self.env.storage.location(), &error);
                 }
             }
         }
+        if self.env.settings.recent_window.is_some() {
+            self.sweeps.note(cycle.swept(), now).await;
+        }
+        cycle.report.storage = self.traffic.take();
         let report = cycle.end();
         // Whoever hears of the end may start the next one.
         drop(turn);
@@ -336,9 +366,13 @@ impl CompactionManager {
         let standing = Arc::new(self.env.ledger.load().await);
         let waits = scope.waits();
         let mut seen = Seen::default();
-        let mut findings = scan::scan(Arc::clone(&self.env), scope.clone(), Arc::clone(&standing), waits);
+        let extent = Arc::clone(&cycle.extent);
+        let known = Arc::clone(&standing);
+        let mut findings = scan::scan(Arc::clone(&self.env), scope.clone(), Arc::clone(&extent), known, waits);
         while let Some(finding) = findings.next().await {
             if cancel.is_cancelled() {
+                // What was found and is forgotten now counts as left.
+                cycle.overflowed = true;
                 return queue;
             }
             match finding {
@@ -349,12 +383,16 @@ impl CompactionManager {
                 }
                 Finding::Skipped(skipped) => {
                     cycle.report.partitions_scanned += 1;
+                    if skipped.reason.is_settling() {
+                        cycle.unfinished_at(&self.env.settings, &skipped.partition_path);
+                    }
                     if skipped.reason.is_trouble() {
                         cycle.report.skipped.push(skipped);
                     }
                 }
                 Finding::Problem(problem) => {
                     warn!(target: LOG, place = problem.place, error = problem.error, "{}: {}", problem.place, problem.error);
+                    cycle.unfinished_at(&self.env.settings, &problem.place);
                     cycle.report.problems.push(problem);
                 }
                 Finding::Unrecognised(path) => {
@@ -363,7 +401,10 @@ impl CompactionManager {
             }
         }
         self.env.ledger.forget_obsolete(&standing, self.env.clock.now()).await;
-        self.backlog.scanned(seen, self.env.clock.now(), |partition| scope.covers(&self.env.settings, partition));
+        let settings = &self.env.settings;
+        let covered =
+            |partition: &PartitionId| scope.covers(settings, partition) && extent.reaches(settings, partition);
+        self.backlog.scanned(seen, self.env.clock.now(), covered);
         queue
     }
 
@@ -379,19 +420,20 @@ impl CompactionManager {
 
     async fn work_through(
         &self,
-        mut queue: VecDeque<PartitionId>,
+        mut queue: VecDeque<Queued>,
         waits: Waits,
         cycle: &mut Cycle,
         cancel: &CancellationToken,
     ) {
-        let at_once = self.env.settings.max_concurrent_jobs.get();
+        let at_once = self.env.permits.jobs_at_once();
         let mut running: JoinSet<Result<AttemptReport, JobError>> = JoinSet::new();
         let mut partitions: HashMap<Id, PartitionId> = HashMap::new();
         loop {
             let may_start = || !cancel.is_cancelled() && !self.is_paused() && !cycle.out_of_time(&self.env.settings);
             while running.len() < at_once && may_start() {
-                let Some(partition) = queue.pop_front() else { break };
-                let task = running.spawn(self.task(partition.clone(), waits, cancel));
+                let Some(Queued { partition, head_seen }) = queue.pop_front() else { break };
+                let assignment = Assignment { partition: partition.clone(), head_seen, waits };
+                let task = running.spawn(self.task(assignment, cancel));
                 partitions.insert(task.id(), partition);
             }
             let Some(ended) = running.join_next_with_id().await else { break };
@@ -401,19 +443,22 @@ impl CompactionManager {
                 Err(error) => (error.id(), Err(JobError::Panicked(error.to_string()))),
             };
             let partition = partitions.remove(&id).expect("every task's partition was noted when it was spawned");
+            if !is_done(&result) {
+                cycle.unfinished_at(&self.env.settings, &partition.to_string());
+            }
             cycle.add(&partition, result);
             self.env.events.send(Event::PartitionDone { partition });
         }
-        cycle.report.candidates_left += queue.len() as u64;
+        cycle.leave(&self.env.settings, queue);
     }
 
     /// The work on one partition, with its entry among the active jobs.
     fn task(
         &self,
-        partition: PartitionId,
-        waits: Waits,
+        assignment: Assignment,
         cancel: &CancellationToken,
     ) -> impl Future<Output = Result<AttemptReport, JobError>> + Send + 'static {
+        let partition = assignment.partition.clone();
         let id = self.new_attempt(&partition);
         let (env, history, backlog) = (Arc::clone(&self.env), self.history.clone(), Arc::clone(&self.backlog));
         let cancel = cancel.child_token();
@@ -430,7 +475,7 @@ impl CompactionManager {
         };
         let entry = self.live.add(job, cancel.clone());
         async move {
-            let result = job::attempt(&env, &partition, id, waits, cancel).await;
+            let result = job::attempt(&env, &assignment, id, cancel).await;
             for outcome in recoveries(&result) {
                 env.events.send(Event::Recovered { partition: partition.clone(), outcome });
             }

@@ -2,11 +2,17 @@
 //!
 //! The order matters. A listing older than the head could miss files that the head names; a listing newer than the head
 //! can only show more than the head knows, and then the newer record is in the listing, too, and we look again.
+//!
+//! To read the head is to know its generation and then to GET it. Whoever has just seen the partition need not LIST for the
+//! generation: [`observe_from`] GETs the record that was the head then, and the LIST afterwards, which is made anyway, says
+//! whether it still is. That is as good as a LIST before it, because heads only grow and are never deleted: when the newest
+//! record of the later LIST is the one that was read, with the same ETag, then it was the head when it was read; and when
+//! the later LIST shows no record at all, there was none before it. Each LIST saved is a page that a bucket bills.
 
 use std::fmt;
 
 use super::record::{Head, Record, RecordError};
-use crate::partition::{Generation, Listing, PartitionId};
+use crate::partition::{Generation, Listing, PartitionId, RecordEntry};
 use crate::storage::{Storage, StorageError};
 
 /// How often a partition that keeps changing is looked at again before giving up. Each change is somebody's progress.
@@ -74,7 +80,16 @@ pub async fn read_head(storage: &Storage, partition: &PartitionId) -> Result<Hea
 /// J1, C1: head, then LIST. A live file that is missing from the listing is an error only if the head is still the same
 /// afterwards.
 pub async fn observe(storage: &Storage, partition: &PartitionId) -> Result<View, ObserveError> {
-    let View { head, listing } = observe_as_it_is(storage, partition).await?;
+    observe_from(storage, partition, Generation::default()).await
+}
+
+/// The same for whoever knows of which generation the head was a moment ago: one LIST fewer, if it still is.
+pub async fn observe_from(
+    storage: &Storage,
+    partition: &PartitionId,
+    expected: Generation,
+) -> Result<View, ObserveError> {
+    let View { head, listing } = look(storage, partition, expected).await?;
     match first_missing(&head, &listing) {
         None => Ok(View { head, listing }),
         Some((file, state)) => {
@@ -84,15 +99,22 @@ pub async fn observe(storage: &Storage, partition: &PartitionId) -> Result<View,
     }
 }
 
-/// The same for whoever looks for what is wrong: live files may be missing from the listing, and then they are missing
-/// from storage. Nothing may be planned or deleted from such a view.
+/// The same as [`observe`] for whoever looks for what is wrong: live files may be missing from the listing, and then they
+/// are missing from storage. Nothing may be planned or deleted from such a view.
 pub async fn observe_as_it_is(storage: &Storage, partition: &PartitionId) -> Result<View, ObserveError> {
-    let mut head = read_head(storage, partition).await?;
+    look(storage, partition, Generation::default()).await
+}
+
+async fn look(storage: &Storage, partition: &PartitionId, expected: Generation) -> Result<View, ObserveError> {
+    let mut head = head_if(storage, partition, expected).await?;
     for _ in 0..MAX_LOOKS {
         let listing = storage.list_partition(partition).await?;
         match compare(&head, &listing) {
-            Sight::Consistent => return Ok(View { head, listing }),
-            Sight::OtherHead => head = read_head(storage, partition).await?,
+            Sight::Consistent if is_same_record(&head, &listing) => return Ok(View { head, listing }),
+            Sight::OtherHead if listing.newest_generation() > head.generation() => {
+                head = head_if(storage, partition, listing.newest_generation()).await?;
+            }
+            Sight::Consistent | Sight::OtherHead => head = read_head(storage, partition).await?,
             Sight::LiveFileMissing { .. } => {
                 let again = read_head(storage, partition).await?;
                 if again == head {
@@ -103,6 +125,28 @@ pub async fn observe_as_it_is(storage: &Storage, partition: &PartitionId) -> Res
         }
     }
     Err(ObserveError::Unsettled { partition: partition.clone() })
+}
+
+/// The record of the expected generation, of which a LIST must still show that it is the head. When it cannot be had, the
+/// head is read in the ordinary way, which gives the reason, too.
+async fn head_if(storage: &Storage, partition: &PartitionId, expected: Generation) -> Result<Head, ObserveError> {
+    if expected == Generation::default() {
+        return Ok(Head::none());
+    }
+    match storage.get_record(partition, &RecordEntry::file_name(expected)).await {
+        Ok(fetched) => match Record::parse(&fetched.bytes, expected) {
+            Ok(record) => Ok(Head::of(record, fetched.etag)),
+            Err(_) => read_head(storage, partition).await,
+        },
+        Err(StorageError::NotFound { .. }) => read_head(storage, partition).await,
+        Err(other) => Err(other.into()),
+    }
+}
+
+/// Whether the head is, by its ETag, the record that the listing shows as the newest. Records are never overwritten; a
+/// bucket that somebody restores meanwhile is.
+fn is_same_record(head: &Head, listing: &Listing) -> bool {
+    listing.records.iter().max_by_key(|r| r.generation).map(|r| r.etag.as_str()) == head.etag()
 }
 
 /// What a head and a LIST that was made after it was read are worth together.
@@ -119,8 +163,7 @@ pub enum Sight {
 /// J1, C1: the pure part of [`observe`].
 #[must_use]
 pub fn compare(head: &Head, listing: &Listing) -> Sight {
-    let newest = listing.records.iter().map(|r| r.generation).max().unwrap_or_default();
-    if newest != head.generation() {
+    if listing.newest_generation() != head.generation() {
         return Sight::OtherHead;
     }
     match first_missing(head, listing) {

@@ -113,6 +113,12 @@ impl SkipReason {
         }
     }
 
+    /// Whether files are left out only because they were written a moment ago.
+    #[must_use]
+    pub fn is_settling(&self) -> bool {
+        matches!(self, Self::TooFewFiles { settling: 1.., .. } | Self::Quarantined { settling: 1.., .. })
+    }
+
     /// Whether the partition waits because something went wrong there earlier. Cycles report that, as long as it lasts.
     #[must_use]
     pub fn is_trouble(&self) -> bool {

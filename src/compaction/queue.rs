@@ -4,16 +4,24 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::scan::Candidate;
-use crate::partition::PartitionId;
+use crate::partition::{Generation, PartitionId};
 
 /// Candidates that a cycle keeps in memory. Beyond that the ones with the fewest files wait for a later cycle.
 pub const MAX_CANDIDATES: usize = 10_000;
+
+/// A candidate that waits for its turn.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Queued {
+    pub partition: PartitionId,
+    /// The generation of its head when it was found.
+    pub head_seen: Generation,
+}
 
 /// The candidates of one cycle, without their plans: a job plans anew under its lease, and the files of ten thousand
 /// plans would take gigabytes.
 #[derive(Debug, Default)]
 pub struct Queue {
-    kept: BTreeMap<(Reverse<usize>, String), PartitionId>,
+    kept: BTreeMap<(Reverse<usize>, String), Queued>,
     /// Partitions in `kept`: a listing in no particular order may show an hour twice.
     seen: BTreeSet<String>,
     overflow: u64,
@@ -26,7 +34,8 @@ impl Queue {
         if !self.seen.insert(path.clone()) {
             return;
         }
-        self.kept.insert((Reverse(candidate.file_count()), path), candidate.partition.clone());
+        let queued = Queued { partition: candidate.partition.clone(), head_seen: candidate.head_seen };
+        self.kept.insert((Reverse(candidate.file_count()), path), queued);
         if self.kept.len() > MAX_CANDIDATES
             && let Some(((_, path), _)) = self.kept.pop_last()
         {
@@ -53,10 +62,10 @@ impl Queue {
 
     /// T35: one candidate of each database in turn, within a database the most files first.
     #[must_use]
-    pub fn into_fair_order(self) -> VecDeque<PartitionId> {
-        let mut by_database: BTreeMap<String, VecDeque<PartitionId>> = BTreeMap::new();
-        for partition in self.kept.into_values() {
-            by_database.entry(partition.database().to_owned()).or_default().push_back(partition);
+    pub fn into_fair_order(self) -> VecDeque<Queued> {
+        let mut by_database: BTreeMap<String, VecDeque<Queued>> = BTreeMap::new();
+        for queued in self.kept.into_values() {
+            by_database.entry(queued.partition.database().to_owned()).or_default().push_back(queued);
         }
         let mut order = VecDeque::new();
         while !by_database.is_empty() {
@@ -74,7 +83,7 @@ mod tests {
     use super::*;
     use crate::compaction::plan::{Plan, Trigger};
     use crate::compaction::scan::Work;
-    use crate::partition::{DataFile, FileKind, Generation};
+    use crate::partition::{DataFile, FileKind};
 
     fn candidate(path: &str, files: usize) -> Candidate {
         let file = DataFile {
@@ -91,7 +100,7 @@ mod tests {
             trigger: Trigger::First,
             inputs: vec![file; files],
         };
-        Candidate { partition, work: Work::Compact(plan) }
+        Candidate { partition, head_seen: Generation(0), work: Work::Compact(plan) }
     }
 
     /// T35: a database with much work does not keep the others waiting.
@@ -108,7 +117,7 @@ mod tests {
             queue.push(&candidate(path, files));
             queue.push(&candidate(path, files));
         }
-        let order: Vec<String> = queue.into_fair_order().iter().map(ToString::to_string).collect();
+        let order: Vec<String> = queue.into_fair_order().iter().map(|q| q.partition.to_string()).collect();
         let expected = [
             "big/cpu/2025/10/08/02",
             "small/cpu/2025/10/08/01",
@@ -127,6 +136,6 @@ mod tests {
             queue.push(&candidate(&format!("db/m{i}/2025/10/08/01"), if i == 7 { 1 } else { 2 }));
         }
         assert_eq!((queue.len(), queue.overflow()), (MAX_CANDIDATES, 1));
-        assert!(queue.into_fair_order().iter().all(|p| p.measurement() != "m7"));
+        assert!(queue.into_fair_order().iter().all(|q| q.partition.measurement() != "m7"));
     }
 }

@@ -177,6 +177,12 @@ impl Head {
         self.record.as_ref().map_or(Generation(0), |r| r.generation)
     }
 
+    /// The ETag of the record, as it was read.
+    #[must_use]
+    pub fn etag(&self) -> Option<&str> {
+        self.etag.as_deref()
+    }
+
     #[must_use]
     pub fn record(&self) -> Option<&Record> {
         self.record.as_ref()

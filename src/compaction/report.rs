@@ -7,6 +7,7 @@ use super::events::Step;
 use super::plan::{SkipReason, Trigger};
 use super::quarantine::QuarantinedInput;
 use crate::merge::{SetAside, SetAsideReason};
+use crate::storage::Traffic;
 
 /// How a job ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -126,6 +127,8 @@ pub struct CycleReport {
     pub bytes_after: u64,
     /// Whether the cycle was cancelled or ran into its time limit with candidates left.
     pub candidates_left: u64,
+    /// What the service asked of storage while the cycle ran. On local disk, what was read in place is not in it.
+    pub storage: Traffic,
     pub jobs: Vec<JobReport>,
     /// Candidates that were skipped when their turn came, and partitions that wait because of damaged files or failed jobs.
     pub skipped: Vec<Skipped>,

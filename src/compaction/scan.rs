@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::job::{JobEnv, missing_sort_column};
 use super::ledger::{Standing, Waits};
-use super::observe::{ObserveError, View, observe, read_head};
+use super::observe::{ObserveError, View, observe_from, read_head};
 use super::plan::{Decision, Plan, SkipReason};
 use super::policy::{self, Situation};
 use super::record::Head;
@@ -19,7 +19,8 @@ use super::recovery::{NextStep, next_step};
 use super::report::{Problem, Skipped};
 use super::settings::CompactionSettings;
 use super::settle::tidy_plan;
-use crate::partition::{FileKind, Listing, PartitionId};
+use super::sweep::Extent;
+use crate::partition::{FileKind, Generation, Listing, PartitionId};
 use crate::storage::{Scanned, StorageError};
 
 /// Partitions that are looked at at the same time during a scan.
@@ -34,6 +35,18 @@ pub struct Scope {
     pub partition: Option<PartitionId>,
     /// Only measurements whose schedule is one of these. `None`: whatever their schedule is, as by hand.
     pub schedules: Option<BTreeSet<String>>,
+    /// How far back.
+    pub reach: Reach,
+}
+
+/// How far back in time a cycle looks.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub enum Reach {
+    /// At every hour. By hand: somebody who has loaded old data wants it found.
+    #[default]
+    Everything,
+    /// At the recent hours, and at everything when that is due; see `compaction::sweep`.
+    RecentUnlessDue,
 }
 
 impl Scope {
@@ -71,6 +84,8 @@ impl Scope {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Candidate {
     pub partition: PartitionId,
+    /// The generation of the partition's head when it was looked at.
+    pub head_seen: Generation,
     pub work: Work,
 }
 
@@ -146,9 +161,15 @@ pub enum Finding {
     Unrecognised(String),
 }
 
-/// Looks at everything in scope, in the light of what was known when it began.
+/// Looks at everything in scope and extent, in the light of what was known when it began.
 #[must_use]
-pub fn scan(env: Arc<JobEnv>, scope: Scope, standing: Arc<Standing>, waits: Waits) -> BoxStream<'static, Finding> {
+pub(super) fn scan(
+    env: Arc<JobEnv>,
+    scope: Scope,
+    extent: Arc<Extent>,
+    standing: Arc<Standing>,
+    waits: Waits,
+) -> BoxStream<'static, Finding> {
     if let Some(partition) = scope.partition.clone() {
         return stream::once(async move {
             match env.storage.list_partition(&partition).await {
@@ -159,7 +180,9 @@ pub fn scan(env: Arc<JobEnv>, scope: Scope, standing: Arc<Standing>, waits: Wait
         .boxed();
     }
     let looking = Arc::clone(&env);
-    places(env, scope)
+    let revisits = extent.revisits(&env.settings, &scope, &standing);
+    places(Arc::clone(&env), scope, extent)
+        .chain(stream::iter(revisits).then(move |partition| revisit(Arc::clone(&env), partition)))
         .map(move |found| {
             let (env, standing) = (Arc::clone(&looking), Arc::clone(&standing));
             async move {
@@ -176,12 +199,20 @@ pub fn scan(env: Arc<JobEnv>, scope: Scope, standing: Arc<Standing>, waits: Wait
         .boxed()
 }
 
-/// Every hour in scope with what a listing showed in it, one measurement after the other.
-pub(super) fn places(env: Arc<JobEnv>, scope: Scope) -> BoxStream<'static, Found<Scanned>> {
+/// A partition that is not reached by the listings. One that is gone has nothing to be said of.
+async fn revisit(env: Arc<JobEnv>, partition: PartitionId) -> Found<Scanned> {
+    match env.storage.list_partition(&partition).await {
+        Ok(listing) => Ok(Scanned::Partition(partition, listing)),
+        Err(error) => Err(problem(&partition, &error)),
+    }
+}
+
+/// Every hour in scope and extent with what a listing showed in it, one measurement after the other.
+pub(super) fn places(env: Arc<JobEnv>, scope: Scope, extent: Arc<Extent>) -> BoxStream<'static, Found<Scanned>> {
     let scope = Arc::new(scope);
     databases(Arc::clone(&env), Arc::clone(&scope))
         .flat_map(move |database| match database {
-            Ok(database) => measurements(Arc::clone(&env), database, Arc::clone(&scope)),
+            Ok(database) => measurements(Arc::clone(&env), database, Arc::clone(&scope), Arc::clone(&extent)),
             Err(finding) => one(Err(finding)),
         })
         .boxed()
@@ -222,7 +253,12 @@ fn not_excluded(env: &JobEnv, database: String) -> Found<String> {
     }
 }
 
-fn measurements(env: Arc<JobEnv>, database: String, scope: Arc<Scope>) -> BoxStream<'static, Found<Scanned>> {
+fn measurements(
+    env: Arc<JobEnv>,
+    database: String,
+    scope: Arc<Scope>,
+    extent: Arc<Extent>,
+) -> BoxStream<'static, Found<Scanned>> {
     stream::once(async move {
         let found = match &scope.measurement {
             Some(measurement) => Ok(vec![measurement.clone()]),
@@ -233,17 +269,38 @@ fn measurements(env: Arc<JobEnv>, database: String, scope: Arc<Scope>) -> BoxStr
             Ok(mut names) => {
                 names.retain(|name| scope.is_turn_of(&env.settings, &database, name));
                 stream::iter(names)
-                    .flat_map(move |measurement| {
-                        let place = format!("{database}/{measurement}");
-                        env.storage
-                            .scan_measurement(&database, &measurement)
-                            .map(move |scanned| scanned.map_err(|error| problem(&place, &error)))
-                    })
+                    .flat_map(move |measurement| hours(&env, &database, measurement, Arc::clone(&extent)))
                     .boxed()
             }
         }
     })
     .flatten()
+    .boxed()
+}
+
+/// The hours of one measurement, and at the end of all of them a note that this was all.
+fn hours(env: &JobEnv, database: &str, measurement: String, extent: Arc<Extent>) -> BoxStream<'static, Found<Scanned>> {
+    let since = extent.since(&env.settings, database, &measurement);
+    let scanned = env.storage.scan_measurement(database, &measurement, since);
+    let database = database.to_owned();
+    let state = (scanned, since.is_none());
+    stream::unfold(state, move |(mut scanned, whole)| {
+        let (database, measurement, extent) = (database.clone(), measurement.clone(), Arc::clone(&extent));
+        async move {
+            match scanned.next().await {
+                Some(Ok(found)) => Some((Ok(found), (scanned, whole))),
+                Some(Err(error)) => {
+                    Some((Err(problem(&format!("{database}/{measurement}"), &error)), (scanned, false)))
+                }
+                None => {
+                    if whole {
+                        extent.listed(&database, &measurement);
+                    }
+                    None
+                }
+            }
+        }
+    })
     .boxed()
 }
 
@@ -273,7 +330,7 @@ async fn look(env: &JobEnv, partition: PartitionId, listing: Listing, standing: 
     let view = if listing.records.is_empty() {
         View { head: Head::none(), listing }
     } else {
-        match observe(&env.storage, &partition).await {
+        match observe_from(&env.storage, &partition, listing.newest_generation()).await {
             Ok(view) => view,
             Err(ObserveError::Storage(error)) => return problem(&partition, &error),
             Err(error) => {
@@ -281,19 +338,22 @@ async fn look(env: &JobEnv, partition: PartitionId, listing: Listing, standing: 
             }
         }
     };
+    let head_seen = view.head.generation();
     let due = tidy_plan(env, &view);
     match next_step(&view, !due.is_empty()) {
         NextStep::Settled => {}
         NextStep::FailClosed(fault) => {
             // A listing that was under way while somebody committed can show files without their record.
             return match read_head(&env.storage, &partition).await {
-                Ok(head) if head != view.head => Finding::Candidate(Candidate { partition, work: Work::Recover }),
+                Ok(head) if head != view.head => {
+                    Finding::Candidate(Candidate { partition, head_seen: head.generation(), work: Work::Recover })
+                }
                 Ok(_) => Finding::Problem(Problem { place: partition.to_string(), error: fault.to_string() }),
                 Err(error) => Finding::Problem(Problem { place: partition.to_string(), error: error.to_string() }),
             };
         }
         NextStep::Tidy | NextStep::CloseOpenAttempt { .. } => {
-            return Finding::Candidate(Candidate { partition, work: Work::Recover });
+            return Finding::Candidate(Candidate { partition, head_seen, work: Work::Recover });
         }
     }
     let settings = env.settings.for_partition(&partition);
@@ -319,7 +379,7 @@ async fn look(env: &JobEnv, partition: PartitionId, listing: Listing, standing: 
     }
     match missing_sort_column(&env.storage, &plan, &settings).await {
         Ok(Some(reason)) => skipped(reason),
-        Ok(None) => Finding::Candidate(Candidate { partition, work: Work::Compact(plan) }),
+        Ok(None) => Finding::Candidate(Candidate { partition, head_seen, work: Work::Compact(plan) }),
         Err(error) => Finding::Problem(Problem { place: partition.to_string(), error: error.to_string() }),
     }
 }

@@ -36,6 +36,10 @@ pub struct CompactionSettings {
     pub max_attempts: NonZeroU32,
     /// A damaged file is left out of compactions this long, unless it changes.
     pub quarantine_retry: Duration,
+    /// Most cycles look only at hours so far back, counted from the youngest that may be compacted. `None`: at all of them.
+    pub recent_window: Option<Duration>,
+    /// At the latest so long after the last time a cycle looks at all hours of a measurement.
+    pub full_scan: Duration,
     /// What holds for every partition that no override names.
     pub partition: PartitionSettings,
     /// In file order; the last match wins, key by key.

@@ -9,11 +9,11 @@ use tracing::{info, warn};
 use super::error::JobError;
 use super::footer::{self, FooterError};
 use super::job::{JobEnv, LOG};
-use super::observe::{ObserveError, View, observe, read_head};
+use super::observe::{ObserveError, View, observe_from, read_head};
 use super::record::Author;
 use super::recovery::{self, Fault, Lineage, NextStep};
 use super::tidy::{self, TidyPlan};
-use crate::partition::{DataFile, PartitionId};
+use crate::partition::{DataFile, Generation, PartitionId};
 use crate::storage::{Created, DeleteTarget, Place, StorageError};
 
 /// Each step makes the partition smaller or its head newer, so few suffice; more means that others are at it, too.
@@ -40,31 +40,85 @@ impl Settled {
     }
 }
 
-/// Tidies and recovers until nothing is left to do; gives the view in which that is so.
+/// Tidies and recovers until nothing is left to do; gives the view in which that is so. `expected` is the generation that
+/// the head had when somebody last looked.
 pub async fn settle(
     env: &JobEnv,
     partition: &PartitionId,
+    expected: Generation,
     author: impl Fn() -> Author,
 ) -> Result<(View, Settled), JobError> {
+    let mut expected = expected;
     let mut done = Settled::default();
     for _ in 0..MAX_STEPS {
-        let view = observe(&env.storage, partition).await?;
-        let due = tidy_plan(env, &view);
-        for file in &due.reused {
-            warn!(target: LOG, partition = %partition, file = %file.name,
-                "a file with the name and size of a consumed one, but another ETag, does not count: \
-                 a writer must not reuse names");
-        }
-        match recovery::next_step(&view, !due.is_empty()) {
-            NextStep::Settled => return Ok((view, done)),
-            NextStep::Tidy => carry_out(env, partition, &due, &mut done).await?,
-            NextStep::CloseOpenAttempt { files } => {
-                done.voided += usize::from(close(env, partition, &view, &files, author()).await?);
-            }
-            NextStep::FailClosed(fault) => fail_closed(env, partition, &view, fault).await?,
+        let view = observe_from(&env.storage, partition, expected).await?;
+        expected = view.head.generation();
+        match step(env, partition, &view, &author, &mut done).await? {
+            Progress::AtRest => return Ok((view, done)),
+            Progress::Cleared | Progress::LookAgain => {}
         }
     }
     Err(ObserveError::Unsettled { partition: partition.clone() }.into())
+}
+
+/// The same for whoever plans nothing from it: a tidy that left nothing to do, as far as its own view shows, is the end. What
+/// others do meanwhile is theirs to settle.
+pub async fn settle_after(
+    env: &JobEnv,
+    partition: &PartitionId,
+    expected: Generation,
+    author: impl Fn() -> Author,
+) -> Result<Settled, JobError> {
+    let mut expected = expected;
+    let mut done = Settled::default();
+    for _ in 0..MAX_STEPS {
+        let view = observe_from(&env.storage, partition, expected).await?;
+        expected = view.head.generation();
+        match step(env, partition, &view, &author, &mut done).await? {
+            Progress::AtRest | Progress::Cleared => return Ok(done),
+            Progress::LookAgain => {}
+        }
+    }
+    Err(ObserveError::Unsettled { partition: partition.clone() }.into())
+}
+
+/// How far one step came.
+enum Progress {
+    /// The view has nothing left over.
+    AtRest,
+    /// It had, and everything of it was cleared away.
+    Cleared,
+    LookAgain,
+}
+
+/// Does the one thing that the view asks for.
+async fn step(
+    env: &JobEnv,
+    partition: &PartitionId,
+    view: &View,
+    author: &impl Fn() -> Author,
+    done: &mut Settled,
+) -> Result<Progress, JobError> {
+    let due = tidy_plan(env, view);
+    for file in &due.reused {
+        warn!(target: LOG, partition = %partition, file = %file.name,
+            "a file with the name and size of a consumed one, but another ETag, does not count: \
+             a writer must not reuse names");
+    }
+    match recovery::next_step(view, !due.is_empty()) {
+        NextStep::Settled => return Ok(Progress::AtRest),
+        NextStep::Tidy => {
+            let everything = carry_out(env, partition, view, &due, done).await?;
+            if everything && recovery::next_step(view, false) == NextStep::Settled {
+                return Ok(Progress::Cleared);
+            }
+        }
+        NextStep::CloseOpenAttempt { files } => {
+            done.voided += usize::from(close(env, partition, view, &files, author()).await?);
+        }
+        NextStep::FailClosed(fault) => fail_closed(env, partition, view, fault).await?,
+    }
+    Ok(Progress::LookAgain)
 }
 
 /// What a view asks to be tidied now.
@@ -73,14 +127,25 @@ pub(super) fn tidy_plan(env: &JobEnv, view: &View) -> TidyPlan {
     tidy::plan(&view.head, &view.listing, env.clock.now(), retention)
 }
 
-/// C2-C4. Records go last, lowest first, and only when every file went.
-async fn carry_out(env: &JobEnv, partition: &PartitionId, plan: &TidyPlan, done: &mut Settled) -> Result<(), JobError> {
+/// C2-C4. Records go last, lowest first, and only when every file went. `false` when something was no longer what the view
+/// shows, and stays.
+async fn carry_out(
+    env: &JobEnv,
+    partition: &PartitionId,
+    view: &View,
+    plan: &TidyPlan,
+    done: &mut Settled,
+) -> Result<bool, JobError> {
     let files: Vec<DataFile> = plan.retired.iter().chain(&plan.dead).cloned().collect();
-    delete(env, partition, Place::Data, files.iter().map(DeleteTarget::from).collect()).await?;
+    let mut everything = true;
+    if !files.is_empty() {
+        let targets: Vec<DeleteTarget> = files.iter().map(DeleteTarget::from).collect();
+        everything &= delete(env, partition, Place::Data, view, &targets).await?;
+    }
     done.retired_deleted += plan.retired.len();
     done.dead_deleted += plan.dead.len();
     for record in &plan.old_records {
-        delete(env, partition, Place::Records, vec![record.into()]).await?;
+        everything &= delete(env, partition, Place::Records, view, &[record.into()]).await?;
         done.records_deleted += 1;
     }
     if files.is_empty() {
@@ -89,7 +154,7 @@ async fn carry_out(env: &JobEnv, partition: &PartitionId, plan: &TidyPlan, done:
         info!(target: LOG, partition = %partition, retired = plan.retired.len(), dead = plan.dead.len(),
             records = plan.old_records.len(), "Deleted {} files that are no longer needed", files.len());
     }
-    Ok(())
+    Ok(everything)
 }
 
 /// Deletes exactly these. Files that changed meanwhile stay, and the next view shows them as they are.
@@ -97,16 +162,17 @@ async fn delete(
     env: &JobEnv,
     partition: &PartitionId,
     place: Place,
-    targets: Vec<DeleteTarget>,
-) -> Result<(), JobError> {
-    let report = env.storage.delete_exact(partition, place, &targets).await;
+    view: &View,
+    targets: &[DeleteTarget],
+) -> Result<bool, JobError> {
+    let report = env.storage.delete_exact(partition, place, targets, &view.listing).await;
     let count = report.failed.len();
     if let Some((first, source)) = report.failed.into_iter().next() {
         return Err(JobError::Undeleted { count, first, source });
     }
     match report.not_durable {
         Some(source) => Err(JobError::Storage { step: "sync the partition's folder", source }),
-        None => Ok(()),
+        None => Ok(report.changed.is_empty()),
     }
 }
 

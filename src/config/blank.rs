@@ -36,6 +36,8 @@ pub(super) fn blank() -> Config {
             record_retention: zero,
             max_attempts: NonZeroU32::MIN,
             quarantine_retry: zero,
+            recent_window: None,
+            full_scan: zero,
             partition: PartitionSettings {
                 policy: PolicySettings {
                     min_age: zero,

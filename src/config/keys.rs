@@ -541,6 +541,28 @@ pub const KEYS: &[Key] = &[
         set: |c, v| c.compaction.quarantine_retry = hours(v),
         patch: None,
     },
+    Key {
+        name: "compaction.recent_window_hours",
+        variable: "COMPACTION_RECENT_WINDOW_HOURS",
+        kind: Kind::Integer(0..=MAX_HOURS),
+        unit: "hours",
+        default: "48",
+        why: "Most scheduled runs look only so far back, from the youngest hour that may be compacted; 0: always at everything.",
+        secret: false,
+        set: |c, v| c.compaction.recent_window = Some(hours(v)).filter(|window| !window.is_zero()),
+        patch: None,
+    },
+    Key {
+        name: "compaction.full_scan_hours",
+        variable: "COMPACTION_FULL_SCAN_HOURS",
+        kind: Kind::Integer(1..=MAX_HOURS),
+        unit: "hours",
+        default: "24",
+        why: "So often a scheduled run looks at everything: late data in older hours is found at the latest then.",
+        secret: false,
+        set: |c, v| c.compaction.full_scan = hours(v),
+        patch: None,
+    },
 ];
 
 /// What an override may give as the name of a database or measurement.

@@ -4,16 +4,8 @@ use super::keys::{KEYS, Key};
 
 /// Sections and keys that belong to this service, in a version that has them. They are refused like any unknown name,
 /// because a key that is accepted and does nothing is worse than an error.
-const NOT_YET: [&str; 8] = [
-    "storage.s3",
-    "storage.minio",
-    "storage.ceph",
-    "storage.gcs",
-    "storage.azure",
-    "compaction.lock_backend",
-    "compaction.recent_window_hours",
-    "compaction.full_scan_hours",
-];
+const NOT_YET: [&str; 6] =
+    ["storage.s3", "storage.minio", "storage.ceph", "storage.gcs", "storage.azure", "compaction.lock_backend"];
 
 /// About a key or section of the file, by dotted name.
 pub(super) fn unknown_key(name: &str) -> String {

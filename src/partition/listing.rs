@@ -40,6 +40,21 @@ pub struct Listing {
     pub foreign: Vec<String>,
 }
 
+impl Listing {
+    /// The data file of this name.
+    #[must_use]
+    pub fn data_file(&self, name: &str) -> Option<&DataFile> {
+        let at = self.data.binary_search_by(|file| file.name.as_str().cmp(name)).ok()?;
+        Some(&self.data[at])
+    }
+
+    /// The highest generation of a record; 0 without records.
+    #[must_use]
+    pub fn newest_generation(&self) -> Generation {
+        self.records.iter().map(|record| record.generation).max().unwrap_or_default()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

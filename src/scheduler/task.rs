@@ -16,7 +16,7 @@ use tracing::{error, info, warn};
 
 use super::timing::Next;
 use super::{LOG, Shared, lock, switches};
-use crate::compaction::{CycleError, CycleReport, RunningCycle, Scope};
+use crate::compaction::{CycleError, CycleReport, Reach, RunningCycle, Scope};
 
 /// The longest wait between two looks at the clock.
 const LOOK: Duration = Duration::from_secs(30);
@@ -145,7 +145,7 @@ impl Task {
         }
         // With all of them due it is an ordinary cycle over everything.
         let schedules = Some(self.pending.clone()).filter(|due| due.len() < self.schedules);
-        let scope = Scope { schedules, ..Scope::default() };
+        let scope = Scope { schedules, reach: Reach::RecentUnlessDue, ..Scope::default() };
         let cycle = self.shared.manager.start_cycle(scope, self.shared.stop.child_token())?;
         let due = std::mem::take(&mut self.pending);
         let names: Vec<&str> = due.iter().map(String::as_str).collect();

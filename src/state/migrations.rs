@@ -82,6 +82,15 @@ const MIGRATIONS: &[&str] = &[
         created_at TEXT NOT NULL
     );
     ",
+    // 3: when measurements were last looked at as a whole.
+    "
+    CREATE TABLE compaction_sweeps (
+        database    TEXT NOT NULL,
+        measurement TEXT NOT NULL,
+        swept_at    TEXT NOT NULL,
+        PRIMARY KEY (database, measurement)
+    );
+    ",
 ];
 
 /// Brings the file to this program's version. A file of a newer version is refused and left alone.

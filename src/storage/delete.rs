@@ -1,17 +1,27 @@
 //! Deleting exactly what was named, and only while it is what was named.
+//!
+//! ```text
+//!               the look                                             the deletion
+//! local disk    each file, right before its deletion                 one by one
+//! other stores  the caller's listing, made right before the call     in batches of what the store takes (S3: 1,000 keys)
+//! ```
+//!
+//! A look at each object of a bucket would cost a request each, hundreds for one job, to find out what a page of a listing
+//! says of a thousand. No store here can delete a batch on conditions, so an object that is replaced between the look and
+//! the deletion goes with its new content: that is why writers must not reuse file names.
 
 use std::collections::HashSet;
 
-use futures::{StreamExt, stream};
+use futures::{StreamExt, TryStreamExt, stream};
 use object_store::ObjectStore;
 use object_store::path::Path;
 
 use super::{Storage, StorageError};
-use crate::partition::{DataFile, PartitionId, RecordEntry};
+use crate::partition::{DataFile, Listing, PartitionId, RecordEntry};
 
-/// Objects looked at and deleted together. Stores with a bulk request take 1,000 keys (Azure: 256); a smaller number
-/// keeps the time between the look and the deletion short.
-const BATCH: usize = 256;
+/// Files on local disk that are looked at and deleted together. A small number keeps the time between the look and the
+/// deletion short.
+const LOCAL_BATCH: usize = 256;
 /// Looks under way at a time.
 const LOOKS_IN_FLIGHT: usize = 16;
 
@@ -80,11 +90,24 @@ impl Storage {
     /// Deletes objects by their names, each only if size and `ETag` are still the target's right before. "Not found" is
     /// success. A failure of one object does not keep the others.
     ///
-    /// Object stores cannot delete conditionally, so an object that is replaced between the look and the deletion would
-    /// go; that is why writers must not reuse file names.
-    pub async fn delete_exact(&self, partition: &PartitionId, place: Place, targets: &[DeleteTarget]) -> DeleteReport {
+    /// `listing` is a listing of the partition that was made right before, and what targets are compared with where looking
+    /// at each of them costs a request.
+    pub async fn delete_exact(
+        &self,
+        partition: &PartitionId,
+        place: Place,
+        targets: &[DeleteTarget],
+        listing: &Listing,
+    ) -> DeleteReport {
         let mut report = DeleteReport::default();
-        if let (Some(root), Place::Data, false) = (&self.local, place, targets.is_empty())
+        let Some(root) = &self.local else {
+            let looks = targets.iter().map(|target| (self.look_in(listing, partition, place, target), target));
+            let same = sort_out(looks.map(|(look, target)| (look, target.name.clone())), &mut report);
+            self.delete_keys(partition, place, same, &mut report).await;
+            return report;
+        };
+        if place == Place::Data
+            && !targets.is_empty()
             && let Err(error) = self.sync_records(root, partition).await
         {
             report.failed.extend(targets.iter().map(|target| {
@@ -93,12 +116,16 @@ impl Storage {
             }));
             return report;
         }
-        for batch in targets.chunks(BATCH) {
-            self.delete_batch(partition, place, batch, &mut report).await;
+        for batch in targets.chunks(LOCAL_BATCH) {
+            // Each future owns its target: one that borrowed it could not move between threads.
+            let looks = stream::iter(batch.to_vec())
+                .map(|target| async move { (self.look(partition, place, &target).await, target.name) })
+                .buffered(LOOKS_IN_FLIGHT);
+            let looks: Vec<_> = looks.collect().await;
+            let same = sort_out(looks, &mut report);
+            self.delete_keys(partition, place, same, &mut report).await;
         }
-        if let Some(root) = &self.local
-            && !report.deleted.is_empty()
-        {
+        if !report.deleted.is_empty() {
             report.not_durable = match place {
                 Place::Data => self.sync_folder(root, partition).await.err(),
                 // A record that comes back after a power cut is below the head, and is deleted again.
@@ -108,30 +135,18 @@ impl Storage {
         report
     }
 
-    async fn delete_batch(
+    /// T49: every key has its own answer, also within a batch.
+    async fn delete_keys(
         &self,
         partition: &PartitionId,
         place: Place,
-        targets: &[DeleteTarget],
+        targets: Vec<(String, Path)>,
         report: &mut DeleteReport,
     ) {
-        // Each future owns its target: one that borrowed it could not move between threads.
-        let mut looks = stream::iter(targets.to_vec())
-            .map(|target| async move { (self.look(partition, place, &target).await, target.name) })
-            .buffered(LOOKS_IN_FLIGHT);
-        let mut same = Vec::new();
-        while let Some((look, name)) = looks.next().await {
-            match look {
-                Look::Same(key) => same.push((name, key)),
-                Look::Gone => report.already_gone.push(name),
-                Look::Changed => report.changed.push(name),
-                Look::Failed(error) => report.failed.push((name, error)),
-            }
-        }
-        if same.is_empty() {
+        if targets.is_empty() {
             return;
         }
-        let keys: Vec<_> = same.iter().map(|(_, key)| Ok(key.clone())).collect();
+        let keys: Vec<_> = targets.iter().map(|(_, key)| Ok(key.clone())).collect();
         let mut answers = self.store.delete_stream(stream::iter(keys).boxed());
         let mut acknowledged = HashSet::new();
         let mut errors = Vec::new();
@@ -141,27 +156,77 @@ impl Storage {
                 Err(error) => errors.push(error),
             }
         }
+        drop(answers);
+        let (deleted, open): (Vec<_>, Vec<_>) = targets.into_iter().partition(|(_, key)| acknowledged.contains(key));
+        report.deleted.extend(deleted.into_iter().map(|(name, _)| name));
+        if open.is_empty() {
+            return;
+        }
+        // Errors do not reliably say which key they are about. Whether an object is there can be asked.
         let mut errors = errors.into_iter();
-        for (name, key) in same {
-            if acknowledged.contains(&key) {
-                report.deleted.push(name);
-            } else {
-                // Errors do not reliably say which key they are about. Whether an object is there can be asked.
-                match self.stat(&key).await {
-                    Ok(None) => report.already_gone.push(name),
-                    Ok(Some(_)) => report.failed.push((name, self.unacknowledged(&key, errors.next()))),
-                    Err(error) => report.failed.push((name, error)),
+        match self.still_there(partition, place, &open).await {
+            Ok(there) => {
+                for (name, key) in open {
+                    if there.contains(&name) {
+                        report.failed.push((name, self.unacknowledged(&key, errors.next())));
+                    } else {
+                        report.already_gone.push(name);
+                    }
                 }
+            }
+            Err(error) => {
+                let reason = error.to_string();
+                let unknown = |(name, key): (String, Path)| {
+                    let error = errors.next().map_or_else(
+                        || StorageError::unavailable(self.shown(key.as_ref()), reason.clone()),
+                        |e| self.error(&key, e),
+                    );
+                    (name, error)
+                };
+                report.failed.extend(open.into_iter().map(unknown));
             }
         }
     }
 
-    async fn look(&self, partition: &PartitionId, place: Place, target: &DeleteTarget) -> Look {
-        let key = match place {
-            Place::Data => self.data_key(partition, &target.name),
-            Place::Records => self.record_key(partition, &target.name),
+    /// The names of those of the objects that exist.
+    async fn still_there(
+        &self,
+        partition: &PartitionId,
+        place: Place,
+        objects: &[(String, Path)],
+    ) -> Result<HashSet<String>, StorageError> {
+        if self.local.is_some() {
+            let stats = stream::iter(objects.to_vec())
+                .map(|(name, key)| async move { Ok(self.stat(&key).await?.map(|_| name)) })
+                .buffered(LOOKS_IN_FLIGHT);
+            let found: Vec<Option<String>> = stats.try_collect().await?;
+            return Ok(found.into_iter().flatten().collect());
+        }
+        Ok(match place {
+            Place::Data => self.list_partition(partition).await?.data.into_iter().map(|file| file.name).collect(),
+            Place::Records => self.list_records(partition).await?.into_iter().map(|record| record.name).collect(),
+        })
+    }
+
+    /// What the listing says of a target.
+    fn look_in(&self, listing: &Listing, partition: &PartitionId, place: Place, target: &DeleteTarget) -> Look {
+        let key = match self.key_of(partition, place, &target.name) {
+            Ok(key) => key,
+            Err(error) => return Look::Failed(error),
         };
-        let key = match key {
+        let now = match place {
+            Place::Data => listing.data_file(&target.name).map(DeleteTarget::from),
+            Place::Records => listing.records.iter().find(|r| r.name == target.name).map(DeleteTarget::from),
+        };
+        match now {
+            Some(now) if now == *target => Look::Same(key),
+            Some(_) => Look::Changed,
+            None => Look::Gone,
+        }
+    }
+
+    async fn look(&self, partition: &PartitionId, place: Place, target: &DeleteTarget) -> Look {
+        let key = match self.key_of(partition, place, &target.name) {
             Ok(key) => key,
             Err(error) => return Look::Failed(error),
         };
@@ -173,10 +238,31 @@ impl Storage {
         }
     }
 
+    fn key_of(&self, partition: &PartitionId, place: Place, name: &str) -> Result<Path, StorageError> {
+        match place {
+            Place::Data => self.data_key(partition, name),
+            Place::Records => self.record_key(partition, name),
+        }
+    }
+
     fn unacknowledged(&self, key: &Path, error: Option<object_store::Error>) -> StorageError {
         match error {
             Some(error) => self.error(key, error),
             None => StorageError::unavailable(self.shown(key.as_ref()), "the deletion was not acknowledged"),
         }
     }
+}
+
+/// The targets that may be deleted; the others are entered into the report.
+fn sort_out(looks: impl IntoIterator<Item = (Look, String)>, report: &mut DeleteReport) -> Vec<(String, Path)> {
+    let mut same = Vec::new();
+    for (look, name) in looks {
+        match look {
+            Look::Same(key) => same.push((name, key)),
+            Look::Gone => report.already_gone.push(name),
+            Look::Changed => report.changed.push(name),
+            Look::Failed(error) => report.failed.push((name, error)),
+        }
+    }
+    same
 }

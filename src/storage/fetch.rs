@@ -21,6 +21,9 @@ pub const MAX_RECORD_BYTES: u64 = 64 * 1024 * 1024;
 /// How much of a local file is in memory at a time.
 const CHUNK_BYTES: usize = 1024 * 1024;
 
+/// How much of the end of an object is kept when it is read back: enough for the footers of most files.
+pub const TAIL_BYTES: usize = 64 * 1024;
+
 /// An object read whole.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fetched {
@@ -43,6 +46,8 @@ pub struct ReadBack {
     pub etag: String,
     /// `blake3:` and 64 hexadecimal digits.
     pub checksum: String,
+    /// The last [`TAIL_BYTES`] bytes, or all of a smaller object: whoever wants its footer need not ask again.
+    pub tail: Bytes,
 }
 
 impl Storage {
@@ -110,7 +115,8 @@ impl Storage {
     }
 
     /// Streams a data file to the new local file `to`. It is the file that was listed, completely, or an error: `ETag`
-    /// and length are checked. After an error `to` may hold a part. Not synced: temporary files need not outlive power.
+    /// and length are checked; the checksums that some stores keep are not handed on by `object_store`, and the proof of a
+    /// merge is over the content anyway. After an error `to` may hold a part. Not synced: temporary files need not outlive power.
     ///
     /// # Errors
     /// [`StorageError::Changed`] when the object is no longer the one that was listed; errors about `to` name `to`.
@@ -162,7 +168,7 @@ impl Storage {
         }
     }
 
-    /// Reads a data file from beginning to end, as storage gives it, and keeps only size, `ETag` and checksum.
+    /// Reads a data file from beginning to end, as storage gives it, and keeps only size, `ETag`, checksum and its end.
     ///
     /// # Errors
     /// Also when fewer bytes come than storage announced.
@@ -171,21 +177,29 @@ impl Storage {
         let got = self.store.get(&key).await.map_err(|e| self.error(&key, e))?;
         let etag = self.etag(&got.meta)?;
         let announced = got.meta.size;
-        let (size_bytes, checksum) = self.hash(&key, got).await?;
+        let read = self.read_through(&key, got).await?;
+        let size_bytes = read.hasher.count();
         self.check_length(&key, announced, size_bytes)?;
-        Ok(ReadBack { size_bytes, etag, checksum: format!("blake3:{}", checksum.to_hex()) })
+        let checksum = format!("blake3:{}", read.hasher.finalize().to_hex());
+        Ok(ReadBack { size_bytes, etag, checksum, tail: read.tail() })
     }
 
-    async fn hash(&self, key: &Path, got: GetResult) -> Result<(u64, blake3::Hash), StorageError> {
+    /// The same of any key, without the check of what was announced.
+    pub(super) async fn read_whole(&self, key: &Path) -> Result<ReadThrough, StorageError> {
+        let got = self.store.get(key).await.map_err(|e| self.error(key, e))?;
+        self.read_through(key, got).await
+    }
+
+    async fn read_through(&self, key: &Path, got: GetResult) -> Result<ReadThrough, StorageError> {
         match got.payload {
             GetResultPayload::File(mut file, path) => {
                 blocking(move || {
-                    let mut hasher = blake3::Hasher::new();
+                    let mut through = ReadThrough::default();
                     let mut buffer = vec![0; CHUNK_BYTES];
                     loop {
                         match file.read(&mut buffer) {
-                            Ok(0) => return Ok((hasher.count(), hasher.finalize())),
-                            Ok(read) => hasher.update(&buffer[..read]),
+                            Ok(0) => return Ok(through),
+                            Ok(read) => through.add(&buffer[..read]),
                             Err(e) if e.kind() == std::io::ErrorKind::Interrupted => continue,
                             Err(e) => return Err(StorageError::from_io(path.display().to_string(), e)),
                         };
@@ -194,11 +208,11 @@ impl Storage {
                 .await
             }
             GetResultPayload::Stream(mut chunks) => {
-                let mut hasher = blake3::Hasher::new();
+                let mut through = ReadThrough::default();
                 while let Some(chunk) = chunks.next().await {
-                    hasher.update(&chunk.map_err(|e| self.error(key, e))?);
+                    through.add(&chunk.map_err(|e| self.error(key, e))?);
                 }
-                Ok((hasher.count(), hasher.finalize()))
+                Ok(through)
             }
         }
     }
@@ -217,5 +231,28 @@ impl Storage {
         }
         let path = self.shown(key.as_ref());
         Err(StorageError::unavailable(path, format!("{got} bytes came where {expected} were announced")))
+    }
+}
+
+/// What is kept of an object while it streams past.
+#[derive(Default)]
+pub(super) struct ReadThrough {
+    pub(super) hasher: blake3::Hasher,
+    /// Ends with the last bytes so far; at most twice as long as what is kept in the end.
+    end: Vec<u8>,
+}
+
+impl ReadThrough {
+    fn add(&mut self, chunk: &[u8]) {
+        self.hasher.update(chunk);
+        self.end.extend_from_slice(&chunk[chunk.len().saturating_sub(TAIL_BYTES)..]);
+        if self.end.len() > 2 * TAIL_BYTES {
+            self.end.drain(..self.end.len() - TAIL_BYTES);
+        }
+    }
+
+    fn tail(mut self) -> Bytes {
+        self.end.drain(..self.end.len().saturating_sub(TAIL_BYTES));
+        self.end.into()
     }
 }

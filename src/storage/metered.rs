@@ -6,8 +6,10 @@
 //!
 //! What is counted, and what cannot be seen from here:
 //!
-//! - A call is one request. The pages of a listing and the retries inside a client are the client's own business, so a
-//!   bucket may bill more requests than are counted. Deletions are counted per object, whatever their batches.
+//! - A call is one request, with two exceptions in stores that are not local disk: a listing is one for each page of
+//!   [`PAGE_ENTRIES`] entries, and a deletion one for each batch of [`BATCH_KEYS`] keys. That is what S3 does. Azure has
+//!   larger pages and smaller batches, Google Cloud Storage deletes one by one, and what a client repeats by itself is its
+//!   own business: the bill may differ.
 //! - On local disk the answer to a read is an open file, whose bytes count as read when it is handed out. Inputs of a
 //!   merge are read in place there, past this; writes are counted when they are staged, and their publication is a `copy`
 //!   (a link) without bytes.
@@ -31,20 +33,60 @@ use object_store::{
 };
 
 use super::Storage;
+use super::traffic::Tally;
 use crate::metrics::Metrics;
 
+/// Entries of a page of a listing.
+pub const PAGE_ENTRIES: usize = 1000;
+/// Keys of a request that deletes.
+pub const BATCH_KEYS: usize = 1000;
+
 impl Storage {
-    /// The same storage, with its requests counted.
+    /// The same storage, with its requests counted in the metrics.
     #[must_use]
     pub fn metered(self, metrics: Metrics) -> Self {
-        self.map_store(|inner| Arc::new(Metered { inner, metrics }))
+        self.counted_by(Arc::new(metrics))
+    }
+
+    /// The same storage, with its requests counted in the tally.
+    #[must_use]
+    pub fn tallied(self, tally: &Tally) -> Self {
+        self.counted_by(Arc::new(tally.clone()))
+    }
+
+    fn counted_by(self, counter: Arc<dyn Counter>) -> Self {
+        let paged = self.local.is_none();
+        self.map_store(|inner| Arc::new(Metered { inner, counter, paged }))
+    }
+}
+
+/// Where things are counted.
+pub(super) trait Counter: Send + Sync + fmt::Debug {
+    fn request(&self, operation: &'static str, outcome: &'static str);
+    fn read(&self, bytes: u64);
+    fn written(&self, bytes: u64);
+}
+
+impl Counter for Metrics {
+    fn request(&self, operation: &'static str, outcome: &'static str) {
+        self.storage_request(operation, outcome);
+    }
+
+    fn read(&self, bytes: u64) {
+        self.storage_bytes_read(bytes);
+    }
+
+    fn written(&self, bytes: u64) {
+        self.storage_bytes_written(bytes);
     }
 }
 
 #[derive(Debug)]
 struct Metered {
     inner: Arc<dyn ObjectStore>,
-    metrics: Metrics,
+    counter: Arc<dyn Counter>,
+    /// Whether listings come in pages, and deletions go in batches.
+    paged: bool,
 }
 
 fn outcome<T>(result: &Result<T>) -> &'static str {
@@ -59,7 +101,7 @@ fn outcome<T>(result: &Result<T>) -> &'static str {
 
 impl Metered {
     fn count<T>(&self, operation: &'static str, result: Result<T>) -> Result<T> {
-        self.metrics.storage_request(operation, outcome(&result));
+        self.counter.request(operation, outcome(&result));
         result
     }
 
@@ -69,7 +111,14 @@ impl Metered {
         stream: BoxStream<'static, Result<T>>,
         bytes: fn(&T) -> u64,
     ) -> Counting<T> {
-        Counting { stream, operation, metrics: self.metrics.clone(), outcome: "abandoned", bytes }
+        let counter = Arc::clone(&self.counter);
+        Counting { stream, operation, counter, outcome: "abandoned", bytes, page: None, items: 0 }
+    }
+
+    fn listing(&self, stream: BoxStream<'static, Result<ObjectMeta>>) -> BoxStream<'static, Result<ObjectMeta>> {
+        let mut counting = self.counting("list", stream, |_| 0);
+        counting.page = self.paged.then_some(PAGE_ENTRIES);
+        counting.boxed()
     }
 }
 
@@ -85,14 +134,14 @@ impl ObjectStore for Metered {
         let bytes = payload.content_length() as u64;
         let result = self.count("put", self.inner.put_opts(location, payload, opts).await);
         if result.is_ok() {
-            self.metrics.storage_bytes_written(bytes);
+            self.counter.written(bytes);
         }
         result
     }
 
     async fn put_multipart_opts(&self, location: &Path, opts: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {
         let upload = self.count("put_multipart", self.inner.put_multipart_opts(location, opts).await)?;
-        Ok(Box::new(MeteredUpload { upload, metrics: self.metrics.clone() }))
+        Ok(Box::new(MeteredUpload { upload, counter: Arc::clone(&self.counter) }))
     }
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
@@ -104,8 +153,8 @@ impl ObjectStore for Metered {
         let got = result?;
         let payload = match got.payload {
             file @ GetResultPayload::File(..) => {
-                self.metrics.storage_request(operation, "ok");
-                self.metrics.storage_bytes_read(got.range.end.saturating_sub(got.range.start));
+                self.counter.request(operation, "ok");
+                self.counter.read(got.range.end.saturating_sub(got.range.start));
                 file
             }
             GetResultPayload::Stream(stream) => {
@@ -117,26 +166,35 @@ impl ObjectStore for Metered {
 
     async fn get_ranges(&self, location: &Path, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
         let result = self.count("get", self.inner.get_ranges(location, ranges).await)?;
-        self.metrics.storage_bytes_read(result.iter().map(|bytes| bytes.len() as u64).sum());
+        self.counter.read(result.iter().map(|bytes| bytes.len() as u64).sum());
         Ok(result)
     }
 
     fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
-        let metrics = self.metrics.clone();
-        let answers = self.inner.delete_stream(locations);
-        answers.inspect(move |answer| metrics.storage_request("delete", outcome(answer))).boxed()
+        let batch = if self.paged { BATCH_KEYS } else { 1 };
+        let mut deletions = Deletions { counter: Arc::clone(&self.counter), batch, answers: 0, outcome: "ok" };
+        self.inner.delete_stream(locations).inspect(move |answer| deletions.answered(answer)).boxed()
     }
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
-        self.counting("list", self.inner.list(prefix), |_| 0).boxed()
+        self.listing(self.inner.list(prefix))
     }
 
     fn list_with_offset(&self, prefix: Option<&Path>, offset: &Path) -> BoxStream<'static, Result<ObjectMeta>> {
-        self.counting("list", self.inner.list_with_offset(prefix, offset), |_| 0).boxed()
+        self.listing(self.inner.list_with_offset(prefix, offset))
     }
 
     async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
-        self.count("list", self.inner.list_with_delimiter(prefix).await)
+        let result = self.inner.list_with_delimiter(prefix).await;
+        if self.paged
+            && let Ok(listed) = &result
+        {
+            let entries = listed.objects.len() + listed.common_prefixes.len();
+            for _ in 1..entries.div_ceil(PAGE_ENTRIES) {
+                self.counter.request("list", "ok");
+            }
+        }
+        self.count("list", result)
     }
 
     async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
@@ -152,19 +210,19 @@ impl ObjectStore for Metered {
 #[derive(Debug)]
 struct MeteredUpload {
     upload: Box<dyn MultipartUpload>,
-    metrics: Metrics,
+    counter: Arc<dyn Counter>,
 }
 
 #[async_trait]
 impl MultipartUpload for MeteredUpload {
     fn put_part(&mut self, data: PutPayload) -> UploadPart {
-        let (bytes, metrics) = (data.content_length() as u64, self.metrics.clone());
+        let (bytes, counter) = (data.content_length() as u64, Arc::clone(&self.counter));
         let part = self.upload.put_part(data);
         Box::pin(async move {
             let result = part.await;
-            metrics.storage_request("put_part", outcome(&result));
+            counter.request("put_part", outcome(&result));
             if result.is_ok() {
-                metrics.storage_bytes_written(bytes);
+                counter.written(bytes);
             }
             result
         })
@@ -172,25 +230,62 @@ impl MultipartUpload for MeteredUpload {
 
     async fn complete(&mut self) -> Result<PutResult> {
         let result = self.upload.complete().await;
-        self.metrics.storage_request("complete_multipart", outcome(&result));
+        self.counter.request("complete_multipart", outcome(&result));
         result
     }
 
     async fn abort(&mut self) -> Result<()> {
         let result = self.upload.abort().await;
-        self.metrics.storage_request("abort_multipart", outcome(&result));
+        self.counter.request("abort_multipart", outcome(&result));
         result
     }
 }
 
-/// A stream that is one request: counted when it is over, with the bytes of its items as they come.
+/// Deletions under way: counted in batches, a batch as failed when one of its keys failed.
+struct Deletions {
+    counter: Arc<dyn Counter>,
+    batch: usize,
+    answers: usize,
+    outcome: &'static str,
+}
+
+impl Deletions {
+    fn answered(&mut self, answer: &Result<Path>) {
+        self.answers += 1;
+        if answer.is_err() {
+            self.outcome = outcome(answer);
+        }
+        if self.answers == self.batch {
+            self.count();
+        }
+    }
+
+    fn count(&mut self) {
+        self.counter.request("delete", self.outcome);
+        (self.answers, self.outcome) = (0, "ok");
+    }
+}
+
+impl Drop for Deletions {
+    fn drop(&mut self) {
+        if self.answers > 0 {
+            self.count();
+        }
+    }
+}
+
+/// A stream that is one request, or one for each page: counted when it is over, with the bytes of its items as they come.
 struct Counting<T> {
     stream: BoxStream<'static, Result<T>>,
     operation: &'static str,
-    metrics: Metrics,
+    counter: Arc<dyn Counter>,
     /// How it would be counted if it were dropped now.
     outcome: &'static str,
     bytes: fn(&T) -> u64,
+    /// Items that come with one request. `None`: all of them.
+    page: Option<usize>,
+    /// Items of the page so far.
+    items: usize,
 }
 
 impl<T> Stream for Counting<T> {
@@ -202,8 +297,13 @@ impl<T> Stream for Counting<T> {
             Poll::Ready(Some(Ok(item))) => {
                 let bytes = (self.bytes)(item);
                 if bytes > 0 {
-                    self.metrics.storage_bytes_read(bytes);
+                    self.counter.read(bytes);
                 }
+                if self.page == Some(self.items) {
+                    self.counter.request(self.operation, "ok");
+                    self.items = 0;
+                }
+                self.items += 1;
             }
             Poll::Ready(Some(failed @ Err(_))) => self.outcome = outcome(failed),
             // After an error the end says nothing new.
@@ -220,7 +320,7 @@ impl<T> Stream for Counting<T> {
 
 impl<T> Drop for Counting<T> {
     fn drop(&mut self) {
-        self.metrics.storage_request(self.operation, self.outcome);
+        self.counter.request(self.operation, self.outcome);
     }
 }
 
@@ -236,7 +336,10 @@ mod tests {
 
     fn store() -> (Arc<Metered>, Metrics) {
         let metrics = Metrics::new();
-        (Arc::new(Metered { inner: Arc::new(InMemory::new()), metrics: metrics.clone() }), metrics)
+        (
+            Arc::new(Metered { inner: Arc::new(InMemory::new()), counter: Arc::new(metrics.clone()), paged: true }),
+            metrics,
+        )
     }
 
     /// The storage counters that are not 0, as `operation outcome` or `direction`.
@@ -320,6 +423,21 @@ mod tests {
         drop(given_up);
         let expected = table([("get ok", 1), ("get error", 1), ("get abandoned", 1), ("read", 11)]);
         assert_eq!(counted(&metrics), expected);
+    }
+
+    /// A bucket bills pages and batches, whatever one call of a client makes of them.
+    #[tokio::test]
+    async fn pages_of_a_listing_and_batches_of_a_deletion_are_requests_of_their_own() {
+        let (store, metrics) = store();
+        let keys: Vec<Path> = (0..=2 * PAGE_ENTRIES).map(|n| Path::from(format!("k{n:06}"))).collect();
+        for key in &keys {
+            store.inner.put(key, "".into()).await.unwrap();
+        }
+        assert_eq!(store.list(None).try_collect::<Vec<_>>().await.unwrap().len(), keys.len());
+        assert_eq!(store.list_with_offset(None, &keys[1000]).try_collect::<Vec<_>>().await.unwrap().len(), 1000);
+        let keys = futures::stream::iter(keys.into_iter().map(Ok)).boxed();
+        store.delete_stream(keys).try_collect::<Vec<_>>().await.unwrap();
+        assert_eq!(counted(&metrics), table([("list ok", 4), ("delete ok", 3)]));
     }
 
     #[tokio::test]

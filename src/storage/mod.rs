@@ -13,8 +13,8 @@
 //!   the store really has it). On local disk a file is written and synced in a staging folder of the attempt, then
 //!   hard-linked to its name, which is atomic and fails when the name exists; then the folder is synced. Nothing is
 //!   ever written beside data, so a crash leaves no fragments there.
-//! - **Nothing is deleted by pattern.** [`Storage::delete_exact`] takes plain file names with size and `ETag`, and looks
-//!   at each object right before it goes.
+//! - **Nothing is deleted by pattern.** [`Storage::delete_exact`] takes plain file names with size and `ETag`, and a look
+//!   right before says that they are still that.
 //! - **An error stays an error.** Only the store's own "not found" about the object asked for means "missing". A base
 //!   folder that went away (unmounted, replaced) is an error, not an empty database.
 //! - **Names are what storage has**, byte for byte: nothing is escaped or folded.
@@ -49,14 +49,16 @@ mod record;
 mod scan;
 #[cfg(test)]
 mod tests;
+mod traffic;
 
 pub use delete::{DeleteReport, DeleteTarget, Place};
 pub use error::{Source, StorageError, WriteError};
-pub use fetch::{Fetched, MAX_RECORD_BYTES, ReadBack, Stat};
+pub use fetch::{Fetched, MAX_RECORD_BYTES, ReadBack, Stat, TAIL_BYTES};
 pub use owned_dir::OwnedDir;
-pub use publish::Publication;
+pub use publish::{MIN_PART_BYTES, PARTS_IN_FLIGHT, Publication};
 pub use record::Created;
 pub use scan::Scanned;
+pub use traffic::{Tally, Traffic};
 
 /// Where attempts write before they publish. It starts with the reserved prefix, so no database can have this name.
 const STAGING_DIR: &str = "_compaction_staging";
@@ -117,6 +119,12 @@ impl Storage {
     #[must_use]
     pub fn location(&self) -> &str {
         &self.location
+    }
+
+    /// Whether objects are files of this machine, which can be read in place.
+    #[must_use]
+    pub fn is_local(&self) -> bool {
+        self.local.is_some()
     }
 
     /// The path of a file on local disk, for reading it in place. `None` when storage is not local, or when `name` is

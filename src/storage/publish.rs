@@ -1,15 +1,20 @@
 //! Publishing: files become durable first, then visible, together and last.
 //!
 //! ```text
-//!               prepare                        complete
-//! local disk    link or copy into staging,     link to the final name (fails if it exists),
-//!               sync the file                  sync the folder
-//! other stores  upload all parts               check that the name is free, complete the upload
+//!                            prepare                        complete
+//! local disk                 link or copy into staging,     link to the final name (fails if it exists),
+//!                            sync the file                  sync the folder
+//! other stores, small files  nothing                        create-if-absent, in one request
+//! other stores, other files  upload all parts               check that the name is free, complete the upload
 //! ```
 //!
 //! What was completed is never taken back here, also when a later file of the same publication fails: whether a file is
 //! dead is decided by records alone. Names are unique per attempt. That, not the check before completing an upload, keeps
-//! other stores from overwriting: completing an upload is unconditional there.
+//! other stores from overwriting: `object_store` completes uploads unconditionally.
+//!
+//! Memory is bounded by [`PARTS_IN_FLIGHT`] parts and the one that is being read, whatever the size of a file. An upload
+//! that is not completed is given up, also when somebody cancels the job; one whose process dies stays in the bucket,
+//! invisible, until a lifecycle rule removes it.
 
 use std::path::{Path as FsPath, PathBuf};
 use std::sync::Arc;
@@ -18,19 +23,20 @@ use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use object_store::path::Path;
-use object_store::{MultipartUpload, ObjectStoreExt, PutPayload};
+use object_store::{MultipartUpload, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
 use tokio::io::AsyncReadExt;
+use tokio_util::sync::CancellationToken;
 
 use super::record::discard;
 use super::{LocalRoot, OwnedDir, Storage, StorageError, WriteError, blocking};
 use crate::partition::PartitionId;
 
-/// Parts of an upload have at least this size. Stores want 5 MiB or more.
-const MIN_PART_BYTES: u64 = 8 * 1024 * 1024;
+/// Parts of an upload have at least this size, and files up to it are not uploaded in parts. Stores want 5 MiB or more.
+pub const MIN_PART_BYTES: u64 = 8 * 1024 * 1024;
 /// Stores allow 10,000 parts; larger files get larger parts.
 const MAX_PARTS: u64 = 9_000;
 /// Parts of one file that are in memory and under way at a time.
-const PARTS_IN_FLIGHT: usize = 4;
+pub const PARTS_IN_FLIGHT: usize = 4;
 
 /// Files that are durable in storage but not yet visible. Dropping it gives them up: on local disk they are removed, in
 /// other stores an unfinished upload may stay until [`Publication::abort`] or the bucket's lifecycle rules remove it.
@@ -51,13 +57,16 @@ struct Prepared {
 #[derive(Debug)]
 enum How {
     Staged(Path),
+    /// A small file that still lies where the caller has it.
+    Ready(PathBuf),
     Uploaded(Box<dyn MultipartUpload>),
 }
 
 impl Storage {
     /// Prepares local files, each for a name in the partition. `attempt` names the staging folder on local disk.
     ///
-    /// On local disk the files are hard-linked where possible, so they must not be written to afterwards.
+    /// On local disk the files are hard-linked where possible, so they must not be written to afterwards; elsewhere they must
+    /// stay until they are completed. Stops between the parts of an upload once `stop` is cancelled.
     ///
     /// # Errors
     /// Always [`WriteError::NotWritten`]: nothing is visible yet. What was prepared is given up.
@@ -66,12 +75,13 @@ impl Storage {
         partition: &PartitionId,
         attempt: &str,
         files: &[(PathBuf, String)],
+        stop: &CancellationToken,
     ) -> Result<Publication, WriteError> {
         let targets = files.iter().map(|(_, name)| self.data_key(partition, name)).collect::<Result<Vec<_>, _>>();
         let targets = targets.map_err(WriteError::NotWritten)?;
         let mut publication = Publication { storage: self.clone(), files: Vec::new(), staging: None };
         for (target, (source, name)) in targets.into_iter().zip(files) {
-            match publication.add(attempt, source, name, target).await {
+            match publication.add(attempt, source, name, target, stop).await {
                 Ok(()) => {}
                 Err(error) => {
                     publication.abort().await;
@@ -97,6 +107,7 @@ impl Storage {
                     error => Err(WriteError::Unknown(error)),
                 },
             },
+            How::Ready(source) => self.create_small(source, target).await,
             How::Uploaded(upload) => {
                 let taken = match self.stat(target).await {
                     Ok(None) => None,
@@ -115,10 +126,39 @@ impl Storage {
         }
     }
 
+    /// Creates the object of a small file, if there is none of its name.
+    async fn create_small(&self, source: &FsPath, target: &Path) -> Result<(), WriteError> {
+        use object_store::Error;
+        let on_disk = |e| WriteError::NotWritten(StorageError::from_io(source.display().to_string(), e));
+        let content: Bytes = tokio::fs::read(source).await.map_err(on_disk)?.into();
+        let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
+        match self.store.put_opts(target, content.clone().into(), options).await {
+            Ok(_) => Ok(()),
+            // A client that repeats a create after a lost answer is told that the object exists: it may be this very one.
+            Err(Error::AlreadyExists { .. } | Error::Precondition { .. }) => match self.read_whole(target).await {
+                Ok(found) if found.hasher.finalize() == blake3::hash(&content) => Ok(()),
+                Ok(_) => Err(WriteError::NotWritten(StorageError::AlreadyExists { path: self.shown(target.as_ref()) })),
+                Err(error) => Err(WriteError::Unknown(error)),
+            },
+            Err(error @ (Error::InvalidPath { .. } | Error::NotImplemented { .. })) => {
+                Err(WriteError::NotWritten(self.error(target, error)))
+            }
+            Err(error) => Err(WriteError::Unknown(self.error(target, error))),
+        }
+    }
+
     /// Uploads all parts of a file without completing the upload.
-    async fn upload(&self, source: &FsPath, target: &Path) -> Result<Box<dyn MultipartUpload>, StorageError> {
+    async fn upload(
+        &self,
+        source: &FsPath,
+        target: &Path,
+        stop: &CancellationToken,
+    ) -> Result<Box<dyn MultipartUpload>, StorageError> {
         let mut upload = self.store.put_multipart(target).await.map_err(|e| self.error(target, e))?;
-        match self.upload_parts(source, target, upload.as_mut()).await {
+        let uploaded = stop.run_until_cancelled(self.upload_parts(source, target, upload.as_mut())).await;
+        match uploaded
+            .unwrap_or_else(|| Err(StorageError::unavailable(self.shown(target.as_ref()), "the upload was stopped")))
+        {
             Ok(()) => Ok(upload),
             Err(error) => {
                 give_up(&mut upload, target).await;
@@ -167,10 +207,23 @@ impl Storage {
 }
 
 impl Publication {
-    async fn add(&mut self, attempt: &str, source: &FsPath, name: &str, target: Path) -> Result<(), StorageError> {
-        let how = match self.storage.local.clone() {
-            Some(root) => How::Staged(self.stage(&root, attempt, source, name).await?),
-            None => How::Uploaded(self.storage.upload(source, &target).await?),
+    async fn add(
+        &mut self,
+        attempt: &str,
+        source: &FsPath,
+        name: &str,
+        target: Path,
+        stop: &CancellationToken,
+    ) -> Result<(), StorageError> {
+        let how = if let Some(root) = self.storage.local.clone() {
+            How::Staged(self.stage(&root, attempt, source, name).await?)
+        } else {
+            let on_disk = |e| StorageError::from_io(source.display().to_string(), e);
+            if tokio::fs::metadata(source).await.map_err(on_disk)?.len() <= MIN_PART_BYTES {
+                How::Ready(source.to_owned())
+            } else {
+                How::Uploaded(self.storage.upload(source, &target, stop).await?)
+            }
         };
         self.files.push(Prepared { target, how });
         Ok(())

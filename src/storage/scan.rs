@@ -13,13 +13,15 @@
 //! promises that, and a store that interleaves folders would give an hour out twice, in parts: a scan finds candidates,
 //! and whoever acts on one lists its partition again first. Memory is that of one hour, whatever the number of objects.
 
+use std::sync::Arc;
+
 use futures::stream::{self, BoxStream};
 use futures::{StreamExt, TryStreamExt};
 use object_store::path::Path;
 use object_store::{ListResult, ObjectMeta, ObjectStore};
 
 use super::{Storage, StorageError};
-use crate::partition::{DataFile, FileKind, Listing, PartitionId, RECORD_DIR, RESERVED_PREFIX, RecordEntry};
+use crate::partition::{DataFile, FileKind, Hour, Listing, PartitionId, RECORD_DIR, RESERVED_PREFIX, RecordEntry};
 
 const DATA_SUFFIX: &str = ".parquet";
 
@@ -71,13 +73,15 @@ impl Storage {
         Ok(names)
     }
 
-    /// Everything below a measurement, in the store's order, each hour with its objects. An hour may come more than once
-    /// (see the module's documentation). The stream ends at the first error; what came before it is valid.
+    /// Everything below a measurement, or only the hours from `since` on, in the store's order, each hour with its objects. An
+    /// hour may come more than once (see the module's documentation). The stream ends at the first error; what came before
+    /// it is valid.
     #[must_use]
     pub fn scan_measurement(
         &self,
         database: &str,
         measurement: &str,
+        since: Option<Hour>,
     ) -> BoxStream<'static, Result<Scanned, StorageError>> {
         let prefix = match self.segment(database).and_then(|database| {
             self.segment(measurement)?;
@@ -87,13 +91,36 @@ impl Storage {
             Err(error) => return stream::once(async { Err(error) }).boxed(),
         };
         let scan = Scan {
-            objects: self.store.list(Some(&prefix)),
+            objects: self.objects_since(&prefix, since),
             storage: self.clone(),
             prefix,
             folder: None,
             finished: false,
         };
         stream::try_unfold(scan, |mut scan| async move { Ok(scan.next().await?.map(|item| (item, scan))) }).boxed()
+    }
+
+    /// The objects below a measurement, from an hour on: names of folders sort like time.
+    ///
+    /// A bucket begins to list at a key. A disk cannot: it would walk through everything and leave out what is older, so the
+    /// folders are gone down level by level, into those that are young enough.
+    fn objects_since(
+        &self,
+        prefix: &Path,
+        since: Option<Hour>,
+    ) -> BoxStream<'static, object_store::Result<ObjectMeta>> {
+        let Some(since) = since else { return self.store.list(Some(prefix)) };
+        if self.local.is_none() {
+            let Ok(first) = Path::parse(format!("{prefix}/{since}")) else { return self.store.list(Some(prefix)) };
+            return self.store.list_with_offset(Some(prefix), &first);
+        }
+        let (store, prefix) = (Arc::clone(&self.store), prefix.clone());
+        stream::once(async move {
+            let hours = folders_since(store.as_ref(), prefix, &since.to_string()).await?;
+            Ok::<_, object_store::Error>(stream::iter(hours).flat_map(move |hour| store.list(Some(&hour))))
+        })
+        .try_flatten()
+        .boxed()
     }
 
     /// A fresh listing of one partition, records included. A partition without a folder is empty.
@@ -201,8 +228,15 @@ struct Scan {
     prefix: Path,
     objects: BoxStream<'static, object_store::Result<ObjectMeta>>,
     /// The folder that the objects now come from.
-    folder: Option<Scanned>,
+    folder: Option<Folder>,
     finished: bool,
+}
+
+/// A folder and what was seen of it.
+struct Folder {
+    /// How keys in it begin: its path and a slash. Kept, because a million objects are compared with it.
+    prefix: String,
+    scanned: Scanned,
 }
 
 impl Scan {
@@ -219,14 +253,14 @@ impl Scan {
                 return Ok(Some(complete));
             }
         }
-        Ok(self.folder.take().map(sorted))
+        Ok(self.folder.take().map(|folder| sorted(folder.scanned)))
     }
 
     /// Adds an object; returns the folder before it, when the object begins another one.
     fn add(&mut self, meta: &ObjectMeta) -> Result<Option<Scanned>, StorageError> {
         let key = meta.location.as_ref();
-        if let Some(Scanned::Partition(partition, listing)) = &mut self.folder
-            && let Some(rest) = strip_folder(key, &partition.to_string())
+        if let Some(Folder { prefix, scanned: Scanned::Partition(partition, listing) }) = &mut self.folder
+            && let Some(rest) = key.strip_prefix(prefix.as_str())
         {
             self.storage.classify(partition, meta, rest, listing)?;
             return Ok(None);
@@ -235,25 +269,46 @@ impl Scan {
             Some((partition, rest)) => {
                 let mut listing = Listing::default();
                 self.storage.classify(&partition, meta, rest, &mut listing)?;
-                Scanned::Partition(partition, listing)
+                let prefix = key[..key.len() - rest.len()].to_owned();
+                Folder { prefix, scanned: Scanned::Partition(partition, listing) }
             }
-            None => Scanned::Unrecognised { path: key.rsplit_once('/').map_or(key, |(folder, _)| folder).to_owned() },
+            None => {
+                let path = key.rsplit_once('/').map_or(key, |(folder, _)| folder).to_owned();
+                Folder { prefix: String::new(), scanned: Scanned::Unrecognised { path } }
+            }
         };
-        if self.folder.as_ref() == Some(&begun) {
+        if self.folder.as_ref().is_some_and(|folder| folder.scanned == begun.scanned) {
             return Ok(None);
         }
-        Ok(self.folder.replace(begun).map(sorted))
+        Ok(self.folder.replace(begun).map(|folder| sorted(folder.scanned)))
     }
+}
+
+/// The folders of the hours from `since` (`YYYY/MM/DD/HH`) on.
+async fn folders_since(store: &dyn ObjectStore, prefix: Path, since: &str) -> object_store::Result<Vec<Path>> {
+    let mut folders = vec![prefix];
+    for (level, _) in since.match_indices('/').chain([(since.len(), "")]) {
+        let bound = &since[..level];
+        let mut below = Vec::new();
+        for folder in folders {
+            let found = store.list_with_delimiter(Some(&folder)).await?.common_prefixes;
+            let segments = bound.matches('/').count() + 1;
+            below.extend(found.into_iter().filter(|path| last_segments(path.as_ref(), segments) >= bound));
+        }
+        folders = below;
+    }
+    Ok(folders)
+}
+
+/// The last `count` segments of a key.
+fn last_segments(key: &str, count: usize) -> &str {
+    key.rmatch_indices('/').nth(count - 1).map_or(key, |(at, _)| &key[at + 1..])
 }
 
 /// Splits a key into its partition and the rest, when its first six segments are a partition's path.
 fn partition_of(key: &str) -> Option<(PartitionId, &str)> {
     let (end, _) = key.match_indices('/').nth(PARTITION_DEPTH - 1)?;
     Some((key[..end].parse().ok()?, &key[end + 1..]))
-}
-
-fn strip_folder<'a>(key: &'a str, folder: &str) -> Option<&'a str> {
-    key.strip_prefix(folder)?.strip_prefix('/')
 }
 
 fn sorted(mut scanned: Scanned) -> Scanned {

@@ -21,6 +21,7 @@ use crate::partition::{DataFile, Generation, Listing};
 mod deleting;
 mod listing;
 mod reading;
+mod streaming;
 mod writing;
 
 /// Storage with something below it that the test can look at.

@@ -79,6 +79,7 @@ fn the_defaults_are_the_documented_ones() {
     assert_eq!(c.isolation, Isolation::Process);
     assert_eq!(c.record_retention, 24 * hour);
     assert_eq!((c.max_attempts.get(), c.quarantine_retry, c.history_limit), (5, 24 * hour, 10_000));
+    assert_eq!((c.recent_window, c.full_scan), (Some(48 * hour), 24 * hour));
     assert!(c.exclude_databases.is_empty() && c.overrides.is_empty());
     let policy = &c.partition.policy;
     assert_eq!((policy.min_age, policy.min_files, policy.settle), (hour, 10, Duration::from_secs(30)));
@@ -287,7 +288,7 @@ enabled = 'maybe'
 schedule = '0 5 * * * *'
 sort_by = ['time', 'time']
 lock_ttl_hours = 0
-full_scan_hours = 5
+lock_backend = 'storage'
 late_rewrite_ratio = -0.5
 
 [server]
@@ -330,7 +331,7 @@ arc.conf:4: compaction.enabled = 'maybe': must be true or false (also 1, 0, yes,
 arc.conf:5: compaction.schedule = '0 5 * * * *': must be a five-field cron schedule: a schedule has five fields (minute hour day-of-month month day-of-week), this one has 6
 arc.conf:6: compaction.sort_by = ['time', 'time']: must not name \"time\" twice
 arc.conf:7: compaction.lock_ttl_hours = 0: must be a whole number from 1 to 87840
-arc.conf:8: compaction.full_scan_hours: not supported by this version
+arc.conf:8: compaction.lock_backend: not supported by this version
 arc.conf:9: compaction.late_rewrite_ratio = -0.5: must be a number from 0 to 100
 arc.conf:12: server.port = 65536: must be a whole number from 0 to 65535
 arc.conf:13: server.host = 'localhost:80': must be an address such as 127.0.0.1 or ::1, or a name, without a port

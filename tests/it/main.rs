@@ -21,6 +21,7 @@ mod model;
 mod numbers;
 mod quarantine;
 mod readme;
+mod requests;
 mod scheduler;
 mod server;
 mod shapes;

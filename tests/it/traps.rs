@@ -87,7 +87,7 @@ const TRAPS: [(u32, &str, &str); 70] = [
     (43, "readers follow the snapshot rule", "a_first_compaction_survives_a_kill_around_every_storage_effect"),
     (44, "dead is judged by the head, not by age", "only_retired_files_and_dead_files_of_taken_generations_go"),
     (45, "partition folders are never removed", "hundreds_of_objects_go_in_batches_and_the_folder_stays"),
-    (46, "files are streamed", "later: object storage"),
+    (46, "files are streamed", "a_large_file_is_fetched_and_read_back_a_few_pieces_at_a_time"),
     (47, "merges run apart, with a limit", "a_child_beyond_its_memory_ceiling_is_killed"),
     (48, "limits come from the cgroup", "the_smallest_version_2_limit_on_the_way_up_counts"),
     (49, "per-key errors count", "a_failing_deletion_is_reported_and_the_others_happen"),

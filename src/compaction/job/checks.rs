@@ -23,8 +23,7 @@ impl Job<'_> {
     pub(super) async fn still_there(&self, mut set_aside: Vec<SetAside>) -> Result<Vec<SetAside>, JobError> {
         if set_aside.iter().any(|s| s.reason.is_damage()) {
             let listing = self.list_again().await?;
-            set_aside
-                .retain(|s| !s.reason.is_damage() || listing.data.binary_search_by(|f| f.name.cmp(&s.name)).is_ok());
+            set_aside.retain(|s| !s.reason.is_damage() || listing.data_file(&s.name).is_some());
         }
         Ok(set_aside)
     }
@@ -33,7 +32,7 @@ impl Job<'_> {
     pub(super) async fn recheck(&self, view: &View, consumed: &[DataFile]) -> Result<(), JobError> {
         let listing = self.list_again().await?;
         for input in consumed {
-            let now = listing.data.binary_search_by(|f| f.name.cmp(&input.name)).ok().map(|i| &listing.data[i]);
+            let now = listing.data_file(&input.name);
             let same = now.is_some_and(|now| now.size_bytes == input.size_bytes && now.etag == input.etag);
             if !same {
                 let head = read_head(&self.env.storage, self.partition).await?;

@@ -10,12 +10,10 @@ use super::{Job, LOG};
 use crate::compaction::error::JobError;
 use crate::compaction::events::Step;
 use crate::compaction::footer::{self, FooterError};
+use crate::compaction::permits::TRANSFERS_AT_ONCE;
 use crate::compaction::plan::Plan;
 use crate::merge::{MergeInput, MergedFile};
 use crate::partition::DataFile;
-
-/// Objects of one job that are fetched, or read back, at the same time.
-const TRANSFERS_AT_ONCE: usize = 8;
 
 impl Job<'_> {
     /// Local files to merge: the objects themselves on local disk, otherwise copies under names of our own.
@@ -48,8 +46,12 @@ impl Job<'_> {
             // T3: base names can be equal; index and key hash cannot.
             let hash = blake3::hash(format!("{}/{}", self.partition, file.name).as_bytes()).to_hex();
             let copy = fetched.join(format!("{index:06}_{}.parquet", &hash[..16]));
-            let fetching = |source| JobError::Storage { step: "fetch", source };
-            self.env.storage.fetch(self.partition, file, &copy).await.map_err(fetching)?;
+            let _permit = self.env.permits.to_transfer().await;
+            let fetching = self.env.storage.fetch(self.partition, file, &copy);
+            match self.stop.run_until_cancelled(fetching).await {
+                Some(fetched) => fetched.map_err(|source| JobError::Storage { step: "fetch", source })?,
+                None => return self.stopped(Step::Fetch),
+            }
             copy
         };
         Ok(MergeInput { name: file.name.clone(), path, size_bytes: file.size_bytes })
@@ -70,6 +72,7 @@ impl Job<'_> {
         let name = &output.name;
         let storage = &self.env.storage;
         let doubt = |what| Err(JobError::Doubt { what });
+        let _permit = self.env.permits.to_transfer().await;
         let found = storage
             .read_back(self.partition, name)
             .await
@@ -80,7 +83,7 @@ impl Job<'_> {
                 found.size_bytes, found.checksum, output.size_bytes, output.checksum
             ));
         }
-        match footer::read(storage, self.partition, name, output.size_bytes).await {
+        match footer::read_from(storage, self.partition, name, output.size_bytes, found.tail).await {
             Ok(footer) if footer.rows == output.rows => Ok(()),
             Ok(footer) => {
                 doubt(format!("output {name} has {} rows in storage, {} were written", footer.rows, output.rows))

@@ -24,6 +24,7 @@ use super::job::JobEnv;
 use super::manager::CompactionManager;
 use super::observe::{ObserveError, View, observe_as_it_is};
 use super::scan::{self, Scope, places};
+use super::sweep::Extent;
 use crate::partition::PartitionId;
 use crate::storage::{OwnedDir, Scanned};
 
@@ -172,7 +173,7 @@ impl CompactionManager {
         let found = if let Some(partition) = scope.partition.clone() {
             stream::once(async move { Ok(Scanned::Partition(partition, crate::partition::Listing::default())) }).boxed()
         } else {
-            places(env, scope)
+            places(env, scope, Arc::new(Extent::everything()))
         };
         let partitions = found
             .enumerate()

@@ -8,6 +8,12 @@ fn names(report: &DeleteReport) -> (Vec<&str>, Vec<&str>, Vec<&str>, Vec<&str>) 
     (strs(&report.deleted), strs(&report.already_gone), strs(&report.changed), failed)
 }
 
+/// Deletes data files, after a look at the partition as whoever deletes makes it.
+async fn delete(f: &Fixture, targets: &[DeleteTarget]) -> DeleteReport {
+    let listing = f.storage.list_partition(&hour()).await.unwrap();
+    f.storage.delete_exact(&hour(), Place::Data, targets, &listing).await
+}
+
 async fn targets(f: &Fixture) -> Vec<DeleteTarget> {
     f.storage.list_partition(&hour()).await.unwrap().data.iter().map(DeleteTarget::from).collect()
 }
@@ -26,7 +32,7 @@ async fn deletion_is_exact() {
         let gone = DeleteTarget { name: "e.parquet".into(), ..targets[3].clone() };
         targets.push(gone);
 
-        let report = f.storage.delete_exact(&hour(), Place::Data, &targets).await;
+        let report = delete(&f, &targets).await;
         assert_eq!(
             names(&report),
             (vec!["a.parquet", "d.parquet"], vec!["e.parquet"], vec!["b.parquet", "c.parquet"], vec![])
@@ -45,7 +51,7 @@ async fn deletion_takes_plain_file_names_only() {
         f.put(&format!("{}/_compaction/00000001.json", hour()), "x").await;
         let bad = ["../15/a.parquet", "_compaction/00000001.json", "", ".", "..", "*", "/", "_compaction"];
         let targets = bad.map(|name| DeleteTarget { name: name.into(), size_bytes: 1, etag: String::new() });
-        let report = f.storage.delete_exact(&hour(), Place::Data, &targets).await;
+        let report = delete(&f, &targets).await;
         assert_eq!(report.deleted, Vec::<String>::new());
         assert_eq!(f.names().await.len(), 2);
     }
@@ -57,8 +63,9 @@ async fn records_are_deleted_from_their_own_folder() {
         for path in ["00000001.json", "_compaction/00000001.json", "_compaction/00000002.json"] {
             f.put(&format!("{}/{path}", hour()), "x").await;
         }
-        let records = f.storage.list_records(&hour()).await.unwrap();
-        let report = f.storage.delete_exact(&hour(), Place::Records, &[(&records[0]).into()]).await;
+        let listing = f.storage.list_partition(&hour()).await.unwrap();
+        let targets = [(&listing.records[0]).into()];
+        let report = f.storage.delete_exact(&hour(), Place::Records, &targets, &listing).await;
         assert!(report.is_complete());
         assert_eq!(report.deleted, ["00000001.json"]);
         let left = ["00000001.json", "_compaction/00000002.json"].map(|name| format!("{}/{name}", hour()));
@@ -70,18 +77,47 @@ async fn records_are_deleted_from_their_own_folder() {
 #[tokio::test]
 async fn a_failing_deletion_is_reported_and_the_others_happen() {
     for f in Fixture::both() {
-        for name in ["a.parquet", "b.parquet", "c.parquet", "d.parquet"] {
+        for name in ["a.parquet", "b.parquet", "c.parquet"] {
             f.put(&format!("{}/{name}", hour()), "x").await;
         }
         let targets = targets(&f).await;
         f.faults.plan(Op::Delete, "b.parquet", Fault::Fails(io::ErrorKind::PermissionDenied));
         f.faults.plan(Op::Delete, "c.parquet", Fault::LosesTheAnswer);
-        f.faults.plan(Op::Get, "d.parquet", Fault::Fails(io::ErrorKind::TimedOut));
-        let report = f.storage.delete_exact(&hour(), Place::Data, &targets).await;
-        assert_eq!(names(&report), (vec!["a.parquet"], vec!["c.parquet"], vec![], vec!["d.parquet", "b.parquet"]));
-        assert!(matches!(report.failed[1].1, StorageError::PermissionDenied { .. }));
-        assert_eq!(f.names().await, ["b.parquet", "d.parquet"].map(|name| format!("{}/{name}", hour())));
+        let report = delete(&f, &targets).await;
+        assert_eq!(names(&report), (vec!["a.parquet"], vec!["c.parquet"], vec![], vec!["b.parquet"]));
+        assert!(matches!(report.failed[0].1, StorageError::PermissionDenied { .. }));
+        assert_eq!(f.names().await, [format!("{}/b.parquet", hour())]);
     }
+}
+
+/// I12: what could not be looked at is neither deleted nor taken for gone.
+#[tokio::test]
+async fn a_file_that_cannot_be_looked_at_is_left_alone() {
+    let f = Fixture::local();
+    for name in ["a.parquet", "b.parquet"] {
+        f.put(&format!("{}/{name}", hour()), "x").await;
+    }
+    let targets = targets(&f).await;
+    f.faults.plan(Op::Get, "a.parquet", Fault::Fails(io::ErrorKind::TimedOut));
+    let report = delete(&f, &targets).await;
+    assert_eq!(names(&report), (vec!["b.parquet"], vec![], vec![], vec!["a.parquet"]));
+    assert_eq!(f.names().await, [format!("{}/a.parquet", hour())]);
+}
+
+/// I12: after an answer that says nothing, an object is gone only if storage says so.
+#[tokio::test]
+async fn a_deletion_without_an_answer_has_failed_when_nobody_can_look() {
+    let f = Fixture::memory();
+    for name in ["a.parquet", "b.parquet"] {
+        f.put(&format!("{}/{name}", hour()), "x").await;
+    }
+    let targets = targets(&f).await;
+    let listing = f.storage.list_partition(&hour()).await.unwrap();
+    f.faults.plan(Op::Delete, "a.parquet", Fault::LosesTheAnswer);
+    f.faults.plan(Op::List, "b.parquet", Fault::Fails(io::ErrorKind::TimedOut));
+    f.put(&format!("{}/b.parquet", hour()), "x").await;
+    let report = f.storage.delete_exact(&hour(), Place::Data, &targets[..1], &listing).await;
+    assert_eq!(names(&report), (vec![], vec![], vec![], vec!["a.parquet"]));
 }
 
 #[tokio::test]
@@ -91,10 +127,10 @@ async fn hundreds_of_objects_go_in_batches_and_the_folder_stays() {
             f.put(&format!("{}/{number}.parquet", hour()), "x").await;
         }
         let targets = targets(&f).await;
-        let report = f.storage.delete_exact(&hour(), Place::Data, &targets).await;
+        let report = delete(&f, &targets).await;
         assert!(report.is_complete());
         assert_eq!(report.deleted, targets.iter().map(|target| target.name.clone()).collect::<Vec<_>>());
-        let again = f.storage.delete_exact(&hour(), Place::Data, &targets).await;
+        let again = delete(&f, &targets).await;
         assert!(again.is_complete(), "what is gone is success");
         assert_eq!((again.deleted.len(), again.already_gone.len()), (0, 600));
         if let Some(base) = &f.base {
@@ -113,7 +149,8 @@ async fn nothing_is_deleted_while_the_records_cannot_be_made_durable() {
     let records = f.storage.local_path(&hour(), "_compaction").unwrap();
     std::os::unix::fs::symlink(&records, &records).unwrap();
 
-    let report = f.storage.delete_exact(&hour(), Place::Data, &targets).await;
+    // Nobody can list the partition now; local files are looked at one by one.
+    let report = f.storage.delete_exact(&hour(), Place::Data, &targets, &Listing::default()).await;
 
     assert_eq!(names(&report), (vec![], vec![], vec![], vec!["a.parquet"]));
     assert!(f.storage.local_path(&hour(), "a.parquet").unwrap().exists());

@@ -22,7 +22,7 @@ const NAMES: [&str; 14] = [
 ];
 
 async fn scan(storage: &Storage, database: &str, measurement: &str) -> Result<Vec<Scanned>, StorageError> {
-    storage.scan_measurement(database, measurement).try_collect().await
+    storage.scan_measurement(database, measurement, None).try_collect().await
 }
 
 /// Puts the parts of hours together, as far as a scan gave them in parts.
@@ -196,5 +196,36 @@ async fn a_name_that_storage_cannot_say_ends_the_listing_with_an_error() {
         let error = scan(&f.storage, "db", bad).await.unwrap_err();
         assert!(matches!(error, StorageError::InvalidName { .. }), "{error:?}");
         assert!(matches!(f.storage.measurements(bad).await, Err(StorageError::InvalidName { .. })));
+    }
+}
+
+/// A window sees whole hours, from its first one on, whatever the store lists by.
+#[tokio::test]
+async fn a_scan_of_recent_hours_sees_exactly_the_hours_from_the_first_one_on() {
+    for f in Fixture::both() {
+        let hours =
+            ["2024/12/31/23", "2025/01/01/00", "2025/09/30/23", "2025/10/08/13", "2025/10/08/14", "2025/10/09/00"];
+        for measurement in ["cpu", "cpu2", "cp"] {
+            for hour in hours.iter().chain(&["2026/01/01/00"]) {
+                for object in ["0.parquet", "~.parquet", "_compaction/00000001.json"] {
+                    f.put(&format!("db/{measurement}/{hour}/{object}"), "x").await;
+                }
+            }
+        }
+        for first in 0..hours.len() {
+            let since = format!("db/cpu/{}", hours[first]).parse::<PartitionId>().unwrap().hour();
+            let scanned: Vec<Scanned> =
+                f.storage.scan_measurement("db", "cpu", Some(since)).try_collect().await.unwrap();
+            let (found, unrecognised) = merged(scanned);
+            let names: Vec<String> = found.keys().map(|partition| partition.hour().to_string()).collect();
+            let expected: Vec<&str> = hours[first..].iter().copied().chain(["2026/01/01/00"]).collect();
+            assert_eq!(names, expected);
+            assert!(found.keys().all(|partition| partition.measurement() == "cpu"));
+            assert!(found.values().all(|objects| objects.len() == 3), "{found:?}");
+            assert_eq!(unrecognised, BTreeSet::new());
+        }
+        let later = "db/cpu/2026/01/01/01".parse::<PartitionId>().unwrap().hour();
+        assert_eq!(f.storage.scan_measurement("db", "cpu", Some(later)).count().await, 0);
+        assert_eq!(f.storage.scan_measurement("db", "none", Some(later)).count().await, 0);
     }
 }

@@ -1,3 +1,5 @@
+use tokio_util::sync::CancellationToken;
+
 use super::*;
 
 #[tokio::test]
@@ -43,6 +45,7 @@ async fn a_file_read_back_has_the_listed_size_and_etag_and_the_checksum_of_its_b
             size_bytes: 3_000_000,
             etag: listed.etag.clone(),
             checksum: format!("blake3:{}", blake3::hash(content.as_bytes()).to_hex()),
+            tail: Bytes::copy_from_slice(&content.as_bytes()[content.len() - TAIL_BYTES..]),
         };
         assert_eq!(f.storage.read_back(&hour(), "a.parquet").await.unwrap(), expected);
         let stat = f.storage.head(&hour(), "a.parquet").await.unwrap().unwrap();
@@ -84,7 +87,7 @@ async fn names_that_leave_the_partition_are_refused_by_every_verb() {
             let bad = DataFile { name: name.to_owned(), ..file.clone() };
             invalid(f.storage.fetch(&hour(), &bad, &f.scratch.path().join("x")).await.unwrap_err());
             let files = [(f.source("out", b"x"), name.to_owned())];
-            match f.storage.prepare(&hour(), "job", &files).await.unwrap_err() {
+            match f.storage.prepare(&hour(), "job", &files, &CancellationToken::new()).await.unwrap_err() {
                 WriteError::NotWritten(error) => invalid(error),
                 WriteError::Unknown(error) => panic!("{error}"),
             }

@@ -1,3 +1,5 @@
+use tokio_util::sync::CancellationToken;
+
 use super::*;
 
 const RECORD: &str = "db/cpu/2025/10/08/14/_compaction/00000001.json";
@@ -65,7 +67,7 @@ async fn prepared_files_are_invisible_and_completed_ones_are_there() {
             (f.source("one", b"first file"), "a_1_compacted.parquet".to_owned()),
             (f.source("two", b"second file"), "a_2_compacted.parquet".to_owned()),
         ];
-        let publication = f.storage.prepare(&hour(), "job", &files).await.unwrap();
+        let publication = f.storage.prepare(&hour(), "job", &files, &CancellationToken::new()).await.unwrap();
         assert_eq!(f.storage.list_partition(&hour()).await.unwrap(), Listing::default());
         assert_eq!(f.storage.databases().await.unwrap(), Vec::<String>::new());
         assert_eq!(f.storage.sweep_staging().await.unwrap(), Vec::<String>::new(), "T9: this attempt lives");
@@ -83,7 +85,7 @@ async fn publishing_never_overwrites() {
     for f in Fixture::both() {
         f.put(&format!("{}/taken.parquet", hour()), "old").await;
         let files = [(f.source("new", b"new"), "taken.parquet".to_owned())];
-        let publication = f.storage.prepare(&hour(), "job", &files).await.unwrap();
+        let publication = f.storage.prepare(&hour(), "job", &files, &CancellationToken::new()).await.unwrap();
         let error = publication.complete().await.unwrap_err();
         assert!(matches!(error, WriteError::NotWritten(StorageError::AlreadyExists { .. })), "{error:?}");
         assert_eq!(f.objects().await, BTreeMap::from([(format!("{}/taken.parquet", hour()), "old".to_owned())]));
@@ -96,7 +98,7 @@ async fn a_publication_that_fails_midway_is_unknown_and_takes_nothing_back() {
     for f in Fixture::both() {
         f.put(&format!("{}/b.parquet", hour()), "old").await;
         let files = ["a", "b", "c"].map(|name| (f.source(name, name.as_bytes()), format!("{name}.parquet")));
-        let publication = f.storage.prepare(&hour(), "job", &files).await.unwrap();
+        let publication = f.storage.prepare(&hour(), "job", &files, &CancellationToken::new()).await.unwrap();
         let error = publication.complete().await.unwrap_err();
         assert!(matches!(error, WriteError::Unknown(StorageError::AlreadyExists { .. })), "{error:?}");
         let expected = [("a.parquet", "a"), ("b.parquet", "old")];
@@ -105,28 +107,65 @@ async fn a_publication_that_fails_midway_is_unknown_and_takes_nothing_back() {
     }
 }
 
+/// Content of a file that is uploaded in parts, and of one that is not.
+fn large_and_small() -> [Vec<u8>; 2] {
+    [vec![b'x'; MIN_PART_BYTES as usize + 1], b"small".to_vec()]
+}
+
 #[tokio::test]
 async fn a_completion_whose_answer_got_lost_is_unknown() {
     for f in Fixture::both() {
-        f.faults.plan(Op::Copy, "a.parquet", Fault::LosesTheAnswer);
-        f.faults.plan(Op::UploadComplete, "a.parquet", Fault::LosesTheAnswer);
-        let files = [(f.source("a", b"a"), "a.parquet".to_owned())];
-        let publication = f.storage.prepare(&hour(), "job", &files).await.unwrap();
-        assert!(matches!(publication.complete().await, Err(WriteError::Unknown(_))));
-        assert_eq!(f.names().await, [format!("{}/a.parquet", hour())]);
+        for (content, name) in large_and_small().into_iter().zip(["large.parquet", "small.parquet"]) {
+            f.faults.plan(Op::Copy, name, Fault::LosesTheAnswer);
+            f.faults.plan(Op::Put, name, Fault::LosesTheAnswer);
+            f.faults.plan(Op::UploadComplete, name, Fault::LosesTheAnswer);
+            let files = [(f.source(name, &content), name.to_owned())];
+            let publication = f.storage.prepare(&hour(), "job", &files, &CancellationToken::new()).await.unwrap();
+            assert!(matches!(publication.complete().await, Err(WriteError::Unknown(_))));
+        }
+        assert_eq!(f.names().await, ["large", "small"].map(|name| format!("{}/{name}.parquet", hour())));
     }
+}
+
+#[tokio::test]
+async fn publishing_never_overwrites_with_an_upload_of_parts_either() {
+    let f = Fixture::memory();
+    f.put(&format!("{}/taken.parquet", hour()), "old").await;
+    let [large, _] = large_and_small();
+    let files = [(f.source("new", &large), "taken.parquet".to_owned())];
+    let publication = f.storage.prepare(&hour(), "job", &files, &CancellationToken::new()).await.unwrap();
+    let error = publication.complete().await.unwrap_err();
+    assert!(matches!(error, WriteError::NotWritten(StorageError::AlreadyExists { .. })), "{error:?}");
+    assert_eq!(f.objects().await, BTreeMap::from([(format!("{}/taken.parquet", hour()), "old".to_owned())]));
+}
+
+/// T20: the client repeats a create whose answer got lost, and is told that the object exists. It is its own.
+#[tokio::test]
+async fn a_small_file_that_is_there_with_the_same_content_was_published() {
+    let f = Fixture::memory();
+    f.put(&format!("{}/a.parquet", hour()), "small").await;
+    let files = [(f.source("a", b"small"), "a.parquet".to_owned())];
+    let publication = f.storage.prepare(&hour(), "job", &files, &CancellationToken::new()).await.unwrap();
+    publication.complete().await.unwrap();
 }
 
 #[tokio::test]
 async fn a_publication_given_up_or_dropped_leaves_nothing() {
     for f in Fixture::both() {
         let files = [(f.source("a", b"a"), "a.parquet".to_owned())];
-        f.storage.prepare(&hour(), "job", &files).await.unwrap().abort().await;
+        f.storage.prepare(&hour(), "job", &files, &CancellationToken::new()).await.unwrap().abort().await;
         assert_eq!(f.names().await, Vec::<String>::new());
-        drop(f.storage.prepare(&hour(), "job", &files).await.unwrap());
+        drop(f.storage.prepare(&hour(), "job", &files, &CancellationToken::new()).await.unwrap());
         assert_eq!(f.names().await, Vec::<String>::new());
         let missing = [(f.scratch.path().join("missing"), "b.parquet".to_owned())];
-        assert!(f.storage.prepare(&hour(), "job", &missing).await.unwrap_err().to_string().contains("missing"));
+        assert!(
+            f.storage
+                .prepare(&hour(), "job", &missing, &CancellationToken::new())
+                .await
+                .unwrap_err()
+                .to_string()
+                .contains("missing")
+        );
         assert_eq!(f.names().await, Vec::<String>::new());
         assert!(f.scratch.path().join("a").exists(), "the source is the caller's");
     }
@@ -137,15 +176,15 @@ async fn a_publication_given_up_or_dropped_leaves_nothing() {
 fn every_verb_can_be_awaited_in_a_task() {
     fn is_send<T: Send>(_: T) {}
     let f = Fixture::memory();
-    let (storage, hour) = (f.storage, hour());
+    let (storage, hour, stop) = (f.storage, hour(), CancellationToken::new());
     is_send(storage.probe());
     is_send(storage.databases());
     is_send(storage.list_partition(&hour));
     is_send(storage.create_record(&hour, Generation(1), Bytes::new(), "job"));
-    is_send(storage.delete_exact(&hour, Place::Data, &[]));
+    is_send(storage.delete_exact(&hour, Place::Data, &[], &Listing::default()));
     is_send(storage.read_back(&hour, "a"));
     is_send(async {
-        let publication = storage.prepare(&hour, "job", &[]).await?;
+        let publication = storage.prepare(&hour, "job", &[], &stop).await?;
         publication.complete().await
     });
 }
@@ -156,7 +195,7 @@ async fn a_file_of_many_parts_arrives_whole() {
     let f = Fixture::memory();
     let content: Vec<u8> = (0..5_200_000_u32).flat_map(u32::to_le_bytes).collect();
     let files = [(f.source("large", &content), "large.parquet".to_owned())];
-    f.storage.prepare(&hour(), "job", &files).await.unwrap().complete().await.unwrap();
+    f.storage.prepare(&hour(), "job", &files, &CancellationToken::new()).await.unwrap().complete().await.unwrap();
     let read_back = f.storage.read_back(&hour(), "large.parquet").await.unwrap();
     assert_eq!(read_back.size_bytes, content.len() as u64);
     assert_eq!(read_back.checksum, format!("blake3:{}", blake3::hash(&content).to_hex()));

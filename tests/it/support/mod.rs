@@ -16,6 +16,7 @@ use tempfile::TempDir;
 
 pub mod gate;
 pub mod log;
+pub mod recording;
 pub mod served;
 pub mod stores;
 pub mod time;
