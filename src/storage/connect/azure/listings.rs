@@ -28,7 +28,7 @@ fn quoted(mut meta: ObjectMeta) -> ObjectMeta {
 
 impl<T: ObjectStore> fmt::Display for Listings<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
+        fmt::Display::fmt(&self.0, f)
     }
 }
 
