@@ -13,6 +13,9 @@ use super::StorageError;
 /// The error of a store that is not local disk, about `path`; `place` is where the storage is.
 pub(super) fn understood(place: &str, path: String, error: object_store::Error) -> StorageError {
     let text = chain(&error);
+    if matches!(error, object_store::Error::Precondition { .. }) && status(&text).is_some() {
+        return StorageError::Changed { path, detail: said(&text) };
+    }
     let Some(finding) = Finding::of(&text) else { return StorageError::from_store(path, error) };
     let misconfigured =
         |detail: String| StorageError::Misconfigured { path: place.to_owned(), detail, source: said(&text).into() };
@@ -71,6 +74,7 @@ impl<'a> Finding<'a> {
             // Azure has one code for both; what the header was wrong about stands in the detail.
             "AuthenticationFailed" if text.contains("Request date header too old") => Self::Advice(WRONG_CLOCK),
             "AuthenticationFailed" => Self::Advice(WRONG_KEYS),
+            "AuthorizationFailure" if text.contains("failed to authenticate") => Self::Advice(WRONG_KEYS),
             "ExpiredToken" | "TokenRefreshRequired" => Self::Advice(EXPIRED),
             "RequestTimeTooSkewed" | "RequestExpired" => Self::Advice(WRONG_CLOCK),
             "AuthorizationHeaderMalformed" if !text.contains("region") => Self::Advice(WRONG_KEYS),
@@ -257,6 +261,18 @@ mod tests {
         assert!(matches!(of("<Code>NoSuchKey</Code>"), StorageError::NotFound { .. }));
         assert!(matches!(of(""), StorageError::NotFound { .. }));
         assert!(matches!(of("<Code>NoSuchBucket</Code>"), StorageError::Misconfigured { .. }));
+    }
+
+    #[test]
+    fn an_object_that_is_not_the_one_that_was_listed_has_changed() {
+        let source =
+            answer("412 Precondition Failed", "<Error>\n<Code>ConditionNotMet</Code>\nRequestId:1</Error>").into();
+        let error = object_store::Error::Precondition { path: "k".into(), source };
+        let error = understood("s3://b", "s3://b/k".into(), error).to_string();
+        assert_eq!(
+            error,
+            "s3://b/k changed since it was listed: the store answered 412 Precondition Failed (ConditionNotMet)"
+        );
     }
 
     /// T65: stores quote key ids, signatures and what was signed.
