@@ -13,10 +13,7 @@ use super::StorageError;
 /// The error of a store that is not local disk, about `path`; `place` is where the storage is.
 pub(super) fn understood(place: &str, path: String, error: object_store::Error) -> StorageError {
     let text = chain(&error);
-    if matches!(error, object_store::Error::Precondition { .. }) && status(&text).is_some() {
-        return StorageError::Changed { path, detail: said(&text) };
-    }
-    let Some(finding) = Finding::of(&text) else { return StorageError::from_store(path, error) };
+    let Some(finding) = Finding::of(&text) else { return by_kind(path, error, &text) };
     let misconfigured =
         |detail: String| StorageError::Misconfigured { path: place.to_owned(), detail, source: said(&text).into() };
     match finding {
@@ -29,6 +26,24 @@ pub(super) fn understood(place: &str, path: String, error: object_store::Error) 
             "the bucket is in another region or behind another endpoint: correct region or endpoint".to_owned(),
         ),
         Finding::Passing(reason) => StorageError::unavailable(path, reason),
+    }
+}
+
+/// An error that says nothing that somebody could do. Of an answer only status and code are kept.
+fn by_kind(path: String, error: object_store::Error, text: &str) -> StorageError {
+    use object_store::Error as Store;
+    if status(text).is_none() {
+        return StorageError::from_store(path, error);
+    }
+    let answer = said(text);
+    match error {
+        Store::NotFound { .. } => StorageError::NotFound { path, source: answer.into() },
+        Store::AlreadyExists { .. } => StorageError::AlreadyExists { path },
+        Store::Precondition { .. } => StorageError::Changed { path, detail: answer },
+        Store::PermissionDenied { .. } | Store::Unauthenticated { .. } => {
+            StorageError::PermissionDenied { path, source: answer.into() }
+        }
+        _ => StorageError::unavailable(path, answer),
     }
 }
 

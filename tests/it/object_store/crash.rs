@@ -9,7 +9,7 @@ use arc::compaction::Scope;
 use tokio_util::sync::CancellationToken;
 
 use crate::crash::KillAt;
-use crate::object_store::remote::Remote;
+use crate::object_store::remote::{Remote, telemetry_files};
 use crate::support::block_on;
 use crate::support::servers::Kind;
 use crate::support::stores::manager;
@@ -42,10 +42,12 @@ fn dies_at(remote: &Remote, point: usize) -> bool {
 }
 
 fn survives_every_crash(kind: Kind) {
+    let files = telemetry_files(2, 50);
+    let mut before = None;
     for point in 0.. {
         let Some(remote) = Remote::new(kind) else { return };
-        remote.write_telemetry(2, 50);
-        let before = remote.fingerprint();
+        remote.put_telemetry(&files);
+        let before = before.get_or_insert_with(|| remote.fingerprint()).clone();
         let died = dies_at(&remote, point);
         assert_eq!(remote.fingerprint(), before, "{kind:?}: a reader right after a crash at point {point}");
         remote.cycle();

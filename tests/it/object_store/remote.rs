@@ -38,6 +38,19 @@ impl Hook for NoHook {
     }
 }
 
+/// The result of a query as a Parquet file.
+fn parquet(query: &str) -> Vec<u8> {
+    let folder = TempDir::new().unwrap();
+    let file = folder.path().join("x.parquet");
+    copy(query, &file, "FORMAT parquet, COMPRESSION snappy");
+    fs::read(file).unwrap()
+}
+
+/// Files of telemetry: sorted, consecutive, `rows` rows each.
+pub fn telemetry_files(files: usize, rows: usize) -> Vec<Vec<u8>> {
+    (0..files).map(|number| parquet(&telemetry(number * rows, (number + 1) * rows))).collect()
+}
+
 /// An Arc over a bucket.
 #[derive(Debug)]
 pub struct Remote {
@@ -91,10 +104,7 @@ impl Remote {
 
     /// Writes the result of a query as a raw Parquet object, as ingestion does.
     pub fn write(&self, partition: &str, name: &str, query: &str) {
-        let folder = TempDir::new().unwrap();
-        let file = folder.path().join("x.parquet");
-        copy(query, &file, "FORMAT parquet, COMPRESSION snappy");
-        self.put(partition, name, fs::read(file).unwrap());
+        self.put(partition, name, parquet(query));
     }
 
     pub fn put(&self, partition: &str, name: &str, bytes: Vec<u8>) {
@@ -104,10 +114,18 @@ impl Remote {
 
     /// Files of telemetry in the usual partition: sorted, consecutive, `rows` rows each.
     pub fn write_telemetry(&self, files: usize, rows: usize) {
-        for number in 0..files {
-            let (first, end) = (number * rows, (number + 1) * rows);
-            self.write(PARTITION, &format!("cpu_{number:04}.parquet"), &telemetry(first, end));
-        }
+        self.put_telemetry(&telemetry_files(files, rows));
+    }
+
+    /// The same with files that were made before.
+    pub fn put_telemetry(&self, files: &[Vec<u8>]) {
+        let raw = self.raw();
+        block_on(async {
+            for (number, bytes) in files.iter().enumerate() {
+                let key = Path::parse(format!("{PARTITION}/cpu_{number:04}.parquet")).unwrap();
+                raw.put(&key, bytes.clone().into()).await.unwrap();
+            }
+        });
     }
 
     /// `arc compact --json` in a process of its own, merging in another, that must end with exit code 0.
@@ -137,15 +155,17 @@ impl Remote {
 
     /// Copies of the data files that count.
     fn fetch_live(&self, to: &FsPath) -> Vec<PathBuf> {
-        let raw = self.raw();
-        let fetch = |name: &String| {
-            let key = Path::parse(format!("{PARTITION}/{name}")).unwrap();
-            let bytes = block_on(async { raw.get(&key).await?.bytes().await }).unwrap();
-            let path = to.join(name);
-            fs::write(&path, bytes).unwrap();
-            path
-        };
-        self.live().iter().map(fetch).collect()
+        let (raw, live) = (self.raw(), self.live());
+        block_on(async {
+            let mut paths = Vec::new();
+            for name in live {
+                let key = Path::parse(format!("{PARTITION}/{name}")).unwrap();
+                let bytes = raw.get(&key).await.unwrap().bytes().await.unwrap();
+                fs::write(to.join(&name), bytes).unwrap();
+                paths.push(to.join(name));
+            }
+            paths
+        })
     }
 
     /// Every row of the files that count, as text, sorted.
