@@ -96,7 +96,9 @@ impl<'a> Finding<'a> {
             "AuthorizationHeaderMalformed"
             | "PermanentRedirect"
             | "TemporaryRedirect"
-            | "IllegalLocationConstraintException" => Self::Region(between(text, "<Region>", "</Region>")),
+            | "IllegalLocationConstraintException" => {
+                Self::Region(between(text, "<Region>", "</Region>").filter(|region| is_name(region)))
+            }
             "AccessDenied"
             | "AllAccessDisabled"
             | "AccountProblem"
@@ -176,6 +178,11 @@ fn said(text: &str) -> String {
         (Some(status), None) => format!("the store answered {status}"),
         (None, None) => "no credentials could be had".to_owned(),
     }
+}
+
+/// What a region is called: nothing else of a store's words is passed on.
+fn is_name(text: &str) -> bool {
+    !text.is_empty() && text.len() <= 40 && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
 }
 
 fn between<'a>(text: &'a str, from: &str, to: &str) -> Option<&'a str> {
