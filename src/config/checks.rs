@@ -17,9 +17,10 @@ pub(super) fn across_keys(found: &mut Found) {
     if found.is_wrong(BACKEND) {
         return;
     }
-    match found.value(BACKEND).0.text() {
+    let backend = found.value(BACKEND).0.text().to_owned();
+    match backend.as_str() {
         "local" => temp_dir_apart_from_storage(found),
-        backend => object_stores::check(&backend.to_owned(), found),
+        backend => object_stores::check(backend, found),
     }
 }
 

@@ -145,7 +145,7 @@ pub const KEYS: &[Key] = &[
     prefix("storage.s3.prefix", "STORAGE_S3_PREFIX", |c, v| v.text().clone_into(&mut c.storage.s3.prefix)),
     region("storage.s3.region", "STORAGE_S3_REGION", |c, v| v.text().clone_into(&mut c.storage.s3.region)),
     amazon_endpoint("storage.s3.endpoint", "STORAGE_S3_ENDPOINT", |c, v| {
-        v.text().clone_into(&mut c.storage.s3.endpoint)
+        v.text().clone_into(&mut c.storage.s3.endpoint);
     }),
     access_key("storage.s3.access_key", "STORAGE_S3_ACCESS_KEY", |c, v| c.storage.s3.access_key = secret_of(v)),
     secret_key("storage.s3.secret_key", "STORAGE_S3_SECRET_KEY", |c, v| c.storage.s3.secret_key = secret_of(v)),
@@ -170,16 +170,16 @@ pub const KEYS: &[Key] = &[
     bucket("storage.gcs.bucket", "STORAGE_GCS_BUCKET", |c, v| v.text().clone_into(&mut c.storage.gcs.bucket)),
     prefix("storage.gcs.prefix", "STORAGE_GCS_PREFIX", |c, v| v.text().clone_into(&mut c.storage.gcs.prefix)),
     credentials_file("storage.gcs.credentials_file", "STORAGE_GCS_CREDENTIALS_FILE", |c, v| {
-        v.text().clone_into(&mut c.storage.gcs.credentials_file)
+        v.text().clone_into(&mut c.storage.gcs.credentials_file);
     }),
     bucket("storage.azure.container", "STORAGE_AZURE_CONTAINER", |c, v| {
-        v.text().clone_into(&mut c.storage.azure.container)
+        v.text().clone_into(&mut c.storage.azure.container);
     }),
     prefix("storage.azure.prefix", "STORAGE_AZURE_PREFIX", |c, v| v.text().clone_into(&mut c.storage.azure.prefix)),
     account("storage.azure.account", "STORAGE_AZURE_ACCOUNT", |c, v| v.text().clone_into(&mut c.storage.azure.account)),
     azure_key("storage.azure.access_key", "STORAGE_AZURE_ACCESS_KEY", |c, v| c.storage.azure.access_key = secret_of(v)),
     azure_endpoint("storage.azure.endpoint", "STORAGE_AZURE_ENDPOINT", |c, v| {
-        v.text().clone_into(&mut c.storage.azure.endpoint)
+        v.text().clone_into(&mut c.storage.azure.endpoint);
     }),
     Key {
         name: "state.db_path",

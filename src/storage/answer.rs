@@ -79,16 +79,16 @@ impl<'a> Finding<'a> {
             "NoSuchBucket" | "InvalidBucketName" | "ContainerNotFound" | "InvalidResourceName" | "AccountNotFound" => {
                 Self::Advice(NO_BUCKET)
             }
+            // Azure has one code for both; what the header was wrong about stands in the detail.
+            "AuthenticationFailed" if text.contains("Request date header too old") => Self::Advice(WRONG_CLOCK),
             "InvalidAccessKeyId"
+            | "AuthenticationFailed"
             | "SignatureDoesNotMatch"
             | "InvalidToken"
             | "InvalidSecurity"
             | "MissingSecurityHeader"
             | "InvalidAuthenticationInfo"
             | "NoAuthenticationInformation" => Self::Advice(WRONG_KEYS),
-            // Azure has one code for both; what the header was wrong about stands in the detail.
-            "AuthenticationFailed" if text.contains("Request date header too old") => Self::Advice(WRONG_CLOCK),
-            "AuthenticationFailed" => Self::Advice(WRONG_KEYS),
             "AuthorizationFailure" if text.contains("failed to authenticate") => Self::Advice(WRONG_KEYS),
             "ExpiredToken" | "TokenRefreshRequired" => Self::Advice(EXPIRED),
             "RequestTimeTooSkewed" | "RequestExpired" => Self::Advice(WRONG_CLOCK),

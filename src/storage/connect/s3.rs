@@ -1,4 +1,4 @@
-//! Amazon S3, and what speaks its protocol: MinIO, Ceph, R2.
+//! Amazon S3, and what speaks its protocol: `MinIO`, Ceph, R2.
 
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
 
