@@ -24,19 +24,13 @@ fn load(text: &str, variables: &[(&str, &str)]) -> Result<Config, ConfigError> {
 
 fn problems(text: &str, variables: &[(&str, &str)]) -> String {
     let error = load(text, variables).expect_err(text);
-    error
-        .problems()
-        .iter()
-        .map(|problem| {
-            format!(
-                "{}\n",
-                problem
-                    .to_string()
-                    .split_once("arc.conf:")
-                    .map_or_else(|| problem.to_string(), |(_, rest)| rest.to_owned())
-            )
-        })
-        .collect()
+    let mut lines = String::new();
+    for problem in error.problems() {
+        let problem = problem.to_string();
+        lines.push_str(problem.split_once("arc.conf:").map_or(problem.as_str(), |(_, rest)| rest));
+        lines.push('\n');
+    }
+    lines
 }
 
 fn impatient() -> Patience {
@@ -74,7 +68,7 @@ fn authorization(head: &Head) -> &str {
 
 /// A complete section of S3 with these changes.
 fn s3(section: &str, changes: &[(&str, &str)]) -> String {
-    let mut keys = vec![
+    let mut keys = [
         ("bucket", "'data'"),
         ("prefix", "''"),
         ("region", "''"),
@@ -87,7 +81,7 @@ fn s3(section: &str, changes: &[(&str, &str)]) -> String {
     for (name, value) in changes {
         keys.iter_mut().find(|(known, _)| known == name).unwrap().1 = value;
     }
-    let lines: String = keys.iter().map(|(name, value)| format!("{name} = {value}\n")).collect();
+    let lines = keys.map(|(name, value)| format!("{name} = {value}\n")).concat();
     format!("[storage]\nbackend = '{section}'\n[storage.{section}]\n{lines}")
 }
 

@@ -1,6 +1,6 @@
 //! A server that keeps what it is asked and answers what the test says.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::io;
 use std::sync::{Arc, Mutex};
 
@@ -74,9 +74,9 @@ async fn serve(
         let body = if request.method() == "HEAD" { String::new() } else { body };
         let mut text = format!("HTTP/1.1 {status} Canned\r\ncontent-length: {}\r\n", body.len());
         for (name, value) in headers {
-            text.push_str(&format!("{name}: {value}\r\n"));
+            write!(text, "{name}: {value}\r\n").unwrap();
         }
-        text.push_str(&format!("\r\n{body}"));
+        write!(text, "\r\n{body}").unwrap();
         to.write_all(text.as_bytes()).await?;
     }
 }

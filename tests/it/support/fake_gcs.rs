@@ -2,6 +2,7 @@
 //! started by a test. It says nothing about Google's service; it shows that the client is wired right.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::sync::{Arc, Mutex};
 
 use axum::Router;
@@ -208,19 +209,21 @@ fn list(objects: &BTreeMap<String, Object>, request: &Request) -> Response {
             folders.insert(format!("{prefix}{folder}/"));
             continue;
         }
-        text.push_str(&format!(
+        write!(
+            text,
             "<Contents><Key>{}</Key><Size>{}</Size><LastModified>{}</LastModified><ETag>{}</ETag></Contents>",
             escaped(key),
             object.content.len(),
             object.modified.to_rfc3339_opts(SecondsFormat::Millis, true),
             escaped(&object.etag()),
-        ));
+        )
+        .unwrap();
     }
     for folder in folders {
-        text.push_str(&format!("<CommonPrefixes><Prefix>{}</Prefix></CommonPrefixes>", escaped(&folder)));
+        write!(text, "<CommonPrefixes><Prefix>{}</Prefix></CommonPrefixes>", escaped(&folder)).unwrap();
     }
     if found.peek().is_some() {
-        text.push_str(&format!("<NextContinuationToken>{}</NextContinuationToken>", escaped(last)));
+        write!(text, "<NextContinuationToken>{}</NextContinuationToken>", escaped(last)).unwrap();
     }
     text.push_str("</ListBucketResult>");
     xml(&text)
