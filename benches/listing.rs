@@ -178,8 +178,8 @@ async fn scene<T: fmt::Display>(name: &str, work: impl Future<Output = T>) {
     let result = work.await;
     let (wall, cpu) = (wall.elapsed().as_secs_f64(), cpu_seconds() - cpu);
     let (peak, more) = (peak_mib(), peak_mib() - memory);
-    writeln!(stdout(), "{name:<66} {wall:>6.2} s wall {cpu:>6.2} s CPU {peak:>6.0} MiB peak (+{more:.0}), {result}")
-        .unwrap();
+    let line = format!("{name:<66} {wall:>6.2} s wall {cpu:>6.2} s CPU {peak:>6.0} MiB peak (+{more:.0}), {result}");
+    stdout().write_all(format!("{line}\n").as_bytes()).unwrap();
 }
 
 /// Decides about everything.

@@ -20,7 +20,7 @@
 //! ```
 //!
 //! Imports point downwards only; `tests/it/architecture.rs` checks it. `storage`, `lock` and `merge` do not know each other.
-//! `partition`, `clock`, `schedule`, `state` and `metrics` know nobody. Only `server`, `cli` and tests name concrete adapters.
+//! `partition`, `clock`, `schedule`, `secret`, `state` and `metrics` know nobody. Only `server`, `cli` and tests name concrete adapters.
 //!
 //! # Where to look
 //!
@@ -69,6 +69,7 @@ pub mod monitoring;
 pub mod partition;
 pub mod schedule;
 pub mod scheduler;
+pub mod secret;
 pub mod server;
 pub mod state;
 pub mod storage;

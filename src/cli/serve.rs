@@ -38,6 +38,7 @@ async fn serve(globals: &GlobalArgs, config: &Config) -> anyhow::Result<ExitCode
     let listener = listen(&config.server).await?;
     let server = Server::new(config)?;
     let _signals = interrupt::watch(server.stop_token())?;
+    server.check_storage().await?;
     if config.auth.enabled
         && let Some(first) = server.tokens().create_first(SystemClock.now()).await?
     {

@@ -498,7 +498,12 @@ impl CompactionManager {
         }
     }
 
-    pub(super) async fn probe(&self) -> Result<(), StorageError> {
+    /// Whether storage is what safety rests on. Asked until it is, then never again. Cycles ask by themselves before their
+    /// first job; a server asks when it starts, so that a mistake shows at once.
+    ///
+    /// # Errors
+    /// See [`crate::storage::Storage::probe`].
+    pub async fn probe(&self) -> Result<(), StorageError> {
         self.probed.get_or_try_init(|| self.env.storage.probe()).await.copied()
     }
 }

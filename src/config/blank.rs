@@ -13,6 +13,7 @@ use crate::compaction::settings::{
     CompactionSettings, Compression, Isolation, MergeOptions, ParquetVersion, PartitionSettings, PolicySettings, Verify,
 };
 use crate::schedule::Schedule;
+use crate::storage::settings::{AzureSettings, Environment, GcsSettings, S3Settings};
 use crate::telemetry::{LogFormat, LoggingSettings};
 
 /// A configuration to set values in. Every value of it is set from the table before anyone sees it.
@@ -62,7 +63,15 @@ pub(super) fn blank() -> Config {
             },
             overrides: Vec::new(),
         },
-        storage: StorageSettings { backend: Backend::Local, local: LocalStorageSettings { base_path: PathBuf::new() } },
+        storage: StorageSettings {
+            backend: Backend::Local,
+            local: LocalStorageSettings { base_path: PathBuf::new() },
+            s3: blank_s3(),
+            minio: blank_s3(),
+            ceph: blank_s3(),
+            gcs: GcsSettings::default(),
+            azure: AzureSettings::default(),
+        },
         state: StateSettings { db_path: PathBuf::new() },
         logging: LoggingSettings {
             level: Level::INFO,
@@ -75,5 +84,19 @@ pub(super) fn blank() -> Config {
         foreign_sections: Vec::new(),
         file: None,
         entries: Vec::new(),
+    }
+}
+
+fn blank_s3() -> S3Settings {
+    S3Settings {
+        bucket: String::new(),
+        prefix: String::new(),
+        region: String::new(),
+        endpoint: String::new(),
+        access_key: None,
+        secret_key: None,
+        use_ssl: true,
+        path_style: false,
+        environment: Environment::default(),
     }
 }

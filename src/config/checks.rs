@@ -1,24 +1,46 @@
 //! Rules that need more than one key.
 
+mod object_stores;
+
 use std::path::{Component, Path, PathBuf};
 
 use super::Found;
-use super::problem::Problem;
+use super::problem::{Problem, Source};
+use super::value::Value;
 
 const TEMP_DIR: &str = "compaction.temp_dir";
+const BACKEND: &str = "storage.backend";
 const BASE_PATH: &str = "storage.local.base_path";
 
 pub(super) fn across_keys(found: &mut Found) {
-    temp_dir_apart_from_storage(found);
+    // The default that stands in for a wrong backend was not asked for.
+    if found.is_wrong(BACKEND) {
+        return;
+    }
+    let backend = found.value(BACKEND).0.text().to_owned();
+    match backend.as_str() {
+        "local" => temp_dir_apart_from_storage(found),
+        backend => object_stores::check(backend, found),
+    }
+}
+
+impl Found {
+    fn value(&self, key: &str) -> &(Value, Source) {
+        &self.values[key]
+    }
+
+    /// Whether a value is wrong by itself, which has been reported.
+    fn is_wrong(&self, key: &str) -> bool {
+        self.problems.iter().any(|problem| problem.key == key)
+    }
 }
 
 /// The files of a running job must never be scanned as data, nor data be cleaned up as a job's files.
 fn temp_dir_apart_from_storage(found: &mut Found) {
-    // A value that is wrong by itself has been reported; the default that stands in for it was not asked for.
-    if found.problems.iter().any(|problem| problem.key == TEMP_DIR || problem.key == BASE_PATH) {
+    if found.is_wrong(TEMP_DIR) || found.is_wrong(BASE_PATH) {
         return;
     }
-    let ((temp, temp_source), (base, base_source)) = (&found.values[TEMP_DIR], &found.values[BASE_PATH]);
+    let ((temp, temp_source), (base, base_source)) = (found.value(TEMP_DIR), found.value(BASE_PATH));
     let (temp_path, base_path) = (Path::new(temp.text()), Path::new(base.text()));
     let (Ok(temp_absolute), Ok(base_absolute)) = (lexical(temp_path), lexical(base_path)) else {
         // Without a current directory no relative path means anything; whoever opens one reports that.

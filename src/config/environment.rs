@@ -4,6 +4,7 @@ use std::ffi::OsString;
 
 use super::problem::{Problem, Source};
 use super::{Found, keys, suggest};
+use crate::storage::settings::Environment;
 
 /// Variables that start with this are ours: one that is not known is a mistake.
 const OUR_PREFIX: &str = "COMPACTION_";
@@ -23,6 +24,11 @@ pub(super) fn read(environment: &[(OsString, OsString)], found: &mut Found) {
             match value.to_str() {
                 Some(text) => found.assign(key, key.kind.parse(text), text, source),
                 None => found.problems.push(Problem::new(key.name, source, "must be valid UTF-8")),
+            }
+        } else if Environment::VARIABLES.contains(&name.as_ref()) {
+            match value.to_str() {
+                Some(text) => found.credentials.note(&name, text),
+                None => found.problems.push(Problem::new("", source, "must be valid UTF-8")),
             }
         } else if name.starts_with(OUR_PREFIX) {
             found.problems.push(Problem::new("", source, suggest::unknown_variable(&name)));

@@ -8,13 +8,16 @@
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::time::Duration;
 
+use super::object_stores::{
+    access_key, account, amazon_endpoint, azure_endpoint, azure_key, bucket, credentials_file, endpoint, path_style,
+    prefix, region, secret_key, secret_of, use_ssl,
+};
 use super::rules::{
     a_host, a_name, a_path, a_schedule, a_timezone, a_token, an_optional_file, columns, names_without_repetition,
     not_empty, paths,
 };
 use super::value::{Kind, Value};
 use super::{Backend, Config};
-use crate::auth::settings::Secret;
 use crate::compaction::settings::{
     Codec, Isolation, MergeOptions, ParquetVersion, PartitionPatch, PolicySettings, Verify,
 };
@@ -102,7 +105,7 @@ pub const KEYS: &[Key] = &[
         default: "",
         why: "An admin token that holds while it stands here, for automated set-ups; better in the variable than in a file.",
         secret: true,
-        set: |c, v| c.auth.default_token = Some(v.text()).filter(|token| !token.is_empty()).map(Secret::new),
+        set: |c, v| c.auth.default_token = secret_of(v),
         patch: None,
     },
     Key {
@@ -119,12 +122,12 @@ pub const KEYS: &[Key] = &[
     Key {
         name: "storage.backend",
         variable: "STORAGE_BACKEND",
-        kind: Kind::Choice(&["local"]),
+        kind: Kind::Choice(&["local", "s3", "minio", "ceph", "gcs", "azure"]),
         unit: "",
         default: "local",
-        why: "Where the data is: a folder of this machine.",
+        why: "Where the data is: a folder of this machine, or an object store; only its own section below counts.",
         secret: false,
-        set: |c, _| c.storage.backend = Backend::Local,
+        set: |c, v| c.storage.backend = backend(v),
         patch: None,
     },
     Key {
@@ -138,6 +141,46 @@ pub const KEYS: &[Key] = &[
         set: |c, v| c.storage.local.base_path = v.text().into(),
         patch: None,
     },
+    bucket("storage.s3.bucket", "STORAGE_S3_BUCKET", |c, v| v.text().clone_into(&mut c.storage.s3.bucket)),
+    prefix("storage.s3.prefix", "STORAGE_S3_PREFIX", |c, v| v.text().clone_into(&mut c.storage.s3.prefix)),
+    region("storage.s3.region", "STORAGE_S3_REGION", |c, v| v.text().clone_into(&mut c.storage.s3.region)),
+    amazon_endpoint("storage.s3.endpoint", "STORAGE_S3_ENDPOINT", |c, v| {
+        v.text().clone_into(&mut c.storage.s3.endpoint);
+    }),
+    access_key("storage.s3.access_key", "STORAGE_S3_ACCESS_KEY", |c, v| c.storage.s3.access_key = secret_of(v)),
+    secret_key("storage.s3.secret_key", "STORAGE_S3_SECRET_KEY", |c, v| c.storage.s3.secret_key = secret_of(v)),
+    use_ssl("storage.s3.use_ssl", "STORAGE_S3_USE_SSL", |c, v| c.storage.s3.use_ssl = v.bool()),
+    path_style("storage.s3.path_style", "STORAGE_S3_PATH_STYLE", "false", |c, v| c.storage.s3.path_style = v.bool()),
+    bucket("storage.minio.bucket", "MINIO_BUCKET", |c, v| v.text().clone_into(&mut c.storage.minio.bucket)),
+    prefix("storage.minio.prefix", "MINIO_PREFIX", |c, v| v.text().clone_into(&mut c.storage.minio.prefix)),
+    region("storage.minio.region", "MINIO_REGION", |c, v| v.text().clone_into(&mut c.storage.minio.region)),
+    endpoint("storage.minio.endpoint", "MINIO_ENDPOINT", |c, v| v.text().clone_into(&mut c.storage.minio.endpoint)),
+    access_key("storage.minio.access_key", "MINIO_ACCESS_KEY", |c, v| c.storage.minio.access_key = secret_of(v)),
+    secret_key("storage.minio.secret_key", "MINIO_SECRET_KEY", |c, v| c.storage.minio.secret_key = secret_of(v)),
+    use_ssl("storage.minio.use_ssl", "MINIO_USE_SSL", |c, v| c.storage.minio.use_ssl = v.bool()),
+    path_style("storage.minio.path_style", "MINIO_PATH_STYLE", "true", |c, v| c.storage.minio.path_style = v.bool()),
+    bucket("storage.ceph.bucket", "CEPH_BUCKET", |c, v| v.text().clone_into(&mut c.storage.ceph.bucket)),
+    prefix("storage.ceph.prefix", "CEPH_PREFIX", |c, v| v.text().clone_into(&mut c.storage.ceph.prefix)),
+    region("storage.ceph.region", "CEPH_REGION", |c, v| v.text().clone_into(&mut c.storage.ceph.region)),
+    endpoint("storage.ceph.endpoint", "CEPH_ENDPOINT", |c, v| v.text().clone_into(&mut c.storage.ceph.endpoint)),
+    access_key("storage.ceph.access_key", "CEPH_ACCESS_KEY", |c, v| c.storage.ceph.access_key = secret_of(v)),
+    secret_key("storage.ceph.secret_key", "CEPH_SECRET_KEY", |c, v| c.storage.ceph.secret_key = secret_of(v)),
+    use_ssl("storage.ceph.use_ssl", "CEPH_USE_SSL", |c, v| c.storage.ceph.use_ssl = v.bool()),
+    path_style("storage.ceph.path_style", "CEPH_PATH_STYLE", "true", |c, v| c.storage.ceph.path_style = v.bool()),
+    bucket("storage.gcs.bucket", "STORAGE_GCS_BUCKET", |c, v| v.text().clone_into(&mut c.storage.gcs.bucket)),
+    prefix("storage.gcs.prefix", "STORAGE_GCS_PREFIX", |c, v| v.text().clone_into(&mut c.storage.gcs.prefix)),
+    credentials_file("storage.gcs.credentials_file", "STORAGE_GCS_CREDENTIALS_FILE", |c, v| {
+        v.text().clone_into(&mut c.storage.gcs.credentials_file);
+    }),
+    bucket("storage.azure.container", "STORAGE_AZURE_CONTAINER", |c, v| {
+        v.text().clone_into(&mut c.storage.azure.container);
+    }),
+    prefix("storage.azure.prefix", "STORAGE_AZURE_PREFIX", |c, v| v.text().clone_into(&mut c.storage.azure.prefix)),
+    account("storage.azure.account", "STORAGE_AZURE_ACCOUNT", |c, v| v.text().clone_into(&mut c.storage.azure.account)),
+    azure_key("storage.azure.access_key", "STORAGE_AZURE_ACCESS_KEY", |c, v| c.storage.azure.access_key = secret_of(v)),
+    azure_endpoint("storage.azure.endpoint", "STORAGE_AZURE_ENDPOINT", |c, v| {
+        v.text().clone_into(&mut c.storage.azure.endpoint);
+    }),
     Key {
         name: "state.db_path",
         variable: "DB_PATH",
@@ -612,11 +655,27 @@ impl Key {
 
     /// What a source says, as it may be shown.
     pub(super) fn shown(&self, written: &str) -> String {
-        if self.secret { MASK.to_owned() } else { written.to_owned() }
+        // A URL with a password in it is refused everywhere, and not shown.
+        if self.secret || (written.contains("://") && written.contains('@')) {
+            MASK.to_owned()
+        } else {
+            written.to_owned()
+        }
     }
 }
 
 const MASK: &str = "********";
+
+fn backend(value: &Value) -> Backend {
+    match value.text() {
+        "s3" => Backend::S3,
+        "minio" => Backend::Minio,
+        "ceph" => Backend::Ceph,
+        "gcs" => Backend::Gcs,
+        "azure" => Backend::Azure,
+        _ => Backend::Local,
+    }
+}
 
 fn schedule(value: &Value) -> Schedule {
     Schedule::parse(value.text()).expect("checked by its kind")

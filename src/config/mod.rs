@@ -22,6 +22,7 @@ mod checks;
 mod environment;
 mod file;
 mod keys;
+mod object_stores;
 mod problem;
 mod rules;
 mod suggest;
@@ -39,6 +40,7 @@ use crate::auth::settings::AuthSettings;
 use crate::compaction::settings::{CompactionSettings, PartitionOverride, PartitionPatch};
 use crate::schedule::Schedule;
 use crate::scheduler::SchedulerSettings;
+use crate::storage::settings::{AzureSettings, Environment, GcsSettings, S3Settings};
 use crate::telemetry::LoggingSettings;
 
 pub use keys::{KEYS, Key};
@@ -82,6 +84,11 @@ pub struct ServerSettings {
 pub struct StorageSettings {
     pub backend: Backend,
     pub local: LocalStorageSettings,
+    pub s3: S3Settings,
+    pub minio: S3Settings,
+    pub ceph: S3Settings,
+    pub gcs: GcsSettings,
+    pub azure: AzureSettings,
 }
 
 /// What kind of storage holds the data.
@@ -89,6 +96,16 @@ pub struct StorageSettings {
 pub enum Backend {
     /// A folder of this machine.
     Local,
+    /// Amazon S3, or another store that speaks its protocol.
+    S3,
+    /// `MinIO`: S3 with an endpoint.
+    Minio,
+    /// Ceph: S3 with an endpoint.
+    Ceph,
+    /// Google Cloud Storage.
+    Gcs,
+    /// Azure Blob Storage.
+    Azure,
 }
 
 impl Backend {
@@ -97,6 +114,11 @@ impl Backend {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Local => "local",
+            Self::S3 => "s3",
+            Self::Minio => "minio",
+            Self::Ceph => "ceph",
+            Self::Gcs => "gcs",
+            Self::Azure => "azure",
         }
     }
 }
@@ -165,6 +187,7 @@ struct Found {
     values: BTreeMap<&'static str, (Value, Source)>,
     overrides: Vec<Override>,
     foreign_sections: Vec<String>,
+    credentials: Environment,
     problems: Vec<Problem>,
 }
 
@@ -272,10 +295,56 @@ impl Found {
             let level = config.entries.iter_mut().find(|entry| entry.key == "compaction.compression_level");
             level.expect("it is a key of the table").note = Some(format!("has no effect with {codec}"));
         }
+        config.storage.take_environment(&self.credentials);
+        config.note_what_the_environment_adds();
         for (index, o) in self.overrides.into_iter().enumerate() {
             o.apply(index, &mut config);
         }
         config
+    }
+}
+
+impl StorageSettings {
+    fn take_environment(&mut self, environment: &Environment) {
+        let s3 = [&mut self.s3, &mut self.minio, &mut self.ceph].map(|s3| &mut s3.environment);
+        for place in s3.into_iter().chain([&mut self.gcs.environment, &mut self.azure.environment]) {
+            place.clone_from(environment);
+        }
+    }
+}
+
+impl Config {
+    /// Whoever looks at an empty key of the backend in use is told which variable counts instead.
+    fn note_what_the_environment_adds(&mut self) {
+        let section = format!("storage.{}.", self.storage.backend.as_str());
+        let environment = self.storage.s3.environment.clone();
+        for entry in self.entries.iter_mut().filter(|entry| entry.value == Value::Text(String::new())) {
+            let variables: &[&str] = match entry.key.strip_prefix(&section) {
+                Some("region") => &["AWS_REGION", "AWS_DEFAULT_REGION"],
+                Some("access_key") if self.storage.backend == Backend::Azure => &[
+                    "AZURE_STORAGE_ACCOUNT_KEY",
+                    "AZURE_STORAGE_ACCESS_KEY",
+                    "AZURE_STORAGE_TOKEN",
+                    "AZURE_CLIENT_ID",
+                    "AZURE_STORAGE_CLIENT_ID",
+                    "AZURE_STORAGE_SAS_TOKEN",
+                    "AZURE_STORAGE_SAS_KEY",
+                ],
+                Some("access_key") => &["AWS_ACCESS_KEY_ID", "AWS_ROLE_ARN"],
+                Some("secret_key") => &["AWS_SECRET_ACCESS_KEY"],
+                Some("account") => &["AZURE_STORAGE_ACCOUNT_NAME"],
+                Some("credentials_file") => &[
+                    "GOOGLE_SERVICE_ACCOUNT_KEY",
+                    "GOOGLE_APPLICATION_CREDENTIALS",
+                    "GOOGLE_SERVICE_ACCOUNT",
+                    "GOOGLE_SERVICE_ACCOUNT_PATH",
+                ],
+                _ => continue,
+            };
+            if let Some((variable, _)) = environment.first(variables) {
+                entry.note = Some(format!("{variable} counts instead"));
+            }
+        }
     }
 }
 

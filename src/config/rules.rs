@@ -27,21 +27,64 @@ pub(super) fn a_host(text: &str) -> Result<(), String> {
     }
 }
 
-/// What fits into a header.
-pub(super) fn a_token(text: &str) -> Result<(), String> {
-    if text.bytes().all(|b| b.is_ascii_graphic()) {
-        Ok(())
-    } else {
-        Err("must have no spaces and only visible ASCII characters, or be empty".to_owned())
-    }
-}
-
 /// Paths of requests, compared as they stand.
 pub(super) fn paths(paths: &[String]) -> Result<(), String> {
     let plain = |b: u8| b.is_ascii_graphic() && !matches!(b, b'?' | b'#' | b'*');
     match paths.iter().find(|path| !path.starts_with('/') || !path.bytes().all(plain)) {
         Some(path) => Err(format!("{path:?} is no exact path: it begins with a slash and has no space, ?, # or *")),
         None => no_repetition(paths),
+    }
+}
+
+/// The name of a bucket, container or region. What exactly is allowed, the store knows; this is about mistakes.
+pub(super) fn an_optional_name(text: &str) -> Result<(), String> {
+    if text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_')) {
+        Ok(())
+    } else {
+        Err("must be the name alone (letters, digits, dots, hyphens), without scheme, slash or space".to_owned())
+    }
+}
+
+/// The path of a prefix. Slashes at its ends mean nothing.
+pub(super) fn an_optional_path(text: &str) -> Result<(), String> {
+    let path = text.strip_suffix('/').unwrap_or(text);
+    let is_plain = |part: &str| !matches!(part, "" | "." | "..") && !part.contains(char::is_control);
+    if text.is_empty() || path.split('/').all(is_plain) {
+        Ok(())
+    } else {
+        Err("must be a path such as telemetry/arc, without a slash in front, empty parts, . or ..".to_owned())
+    }
+}
+
+/// A host, or a URL with one. Credentials in it would be shown.
+pub(super) fn an_endpoint(text: &str) -> Result<(), String> {
+    let rest = text.split_once("://").map_or(text, |(_, rest)| rest);
+    let has_known_scheme = rest == text || text.starts_with("http://") || text.starts_with("https://");
+    let is_plain = |b: u8| b.is_ascii_graphic() && !matches!(b, b'@' | b'?' | b'#' | b'"' | b'\\');
+    if text.is_empty()
+        || (has_known_scheme && !rest.starts_with(['/', ':']) && rest.bytes().all(is_plain) && !rest.is_empty())
+    {
+        Ok(())
+    } else {
+        Err("must be host:port or a URL such as https://host:port, without user, password and query".to_owned())
+    }
+}
+
+/// The name of a storage account becomes part of a host name.
+pub(super) fn an_account(text: &str) -> Result<(), String> {
+    if text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit()) {
+        Ok(())
+    } else {
+        Err("must be the name of a storage account: lowercase letters and digits".to_owned())
+    }
+}
+
+/// What fits into a header. A copied secret often has a line break at its end.
+pub(super) fn a_token(text: &str) -> Result<(), String> {
+    if text.bytes().all(|b| b.is_ascii_graphic()) {
+        Ok(())
+    } else {
+        Err("must have no spaces and only visible ASCII characters, or be empty".to_owned())
     }
 }
 

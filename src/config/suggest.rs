@@ -4,8 +4,7 @@ use super::keys::{KEYS, Key};
 
 /// Sections and keys that belong to this service, in a version that has them. They are refused like any unknown name,
 /// because a key that is accepted and does nothing is worse than an error.
-const NOT_YET: [&str; 6] =
-    ["storage.s3", "storage.minio", "storage.ceph", "storage.gcs", "storage.azure", "compaction.lock_backend"];
+const NOT_YET: [&str; 1] = ["compaction.lock_backend"];
 
 /// About a key or section of the file, by dotted name.
 pub(super) fn unknown_key(name: &str) -> String {
@@ -85,10 +84,8 @@ mod tests {
 
     #[test]
     fn names_of_later_versions_say_so() {
-        for name in ["storage.s3.bucket", "storage.azure", "compaction.lock_backend"] {
-            assert_eq!(unknown_key(name), "not supported by this version", "{name}");
-        }
-        assert_ne!(unknown_key("storage.s3s"), "not supported by this version");
+        assert_eq!(unknown_key("compaction.lock_backend"), "not supported by this version");
+        assert_ne!(unknown_key("compaction.lock_backends"), "not supported by this version");
         assert_eq!(unknown_variable("COMPACTION_LOCK_BACKEND"), "not supported by this version");
     }
 

@@ -22,6 +22,7 @@ use crate::metrics::Metrics;
 use crate::monitoring::{JobMetrics, LookAtWork, Readiness, ReadinessParts, SchedulerState, Scrape, Work};
 use crate::scheduler::CompactionScheduler;
 use crate::state::{StateDb, StateError};
+use crate::storage::settings::Patience;
 use crate::storage::{Storage, StorageError};
 
 /// Why the parts could not be put together. Every message names the place and the remedy.
@@ -35,11 +36,17 @@ pub enum BuildError {
     Executable(#[source] std::io::Error),
 }
 
-/// Opens the storage that the configuration names.
+/// Opens the storage that the configuration names. Of an object store nothing is asked yet.
 pub fn open_storage(config: &Config) -> Result<Storage, BuildError> {
-    match config.storage.backend {
-        Backend::Local => Ok(Storage::local(&config.storage.local.base_path)?),
-    }
+    let (storage, patience) = (&config.storage, Patience::default());
+    Ok(match storage.backend {
+        Backend::Local => Storage::local(&storage.local.base_path)?,
+        Backend::S3 => Storage::s3(&storage.s3, &patience)?,
+        Backend::Minio => Storage::s3(&storage.minio, &patience)?,
+        Backend::Ceph => Storage::s3(&storage.ceph, &patience)?,
+        Backend::Gcs => Storage::gcs(&storage.gcs, &patience)?,
+        Backend::Azure => Storage::azure(&storage.azure, &patience)?,
+    })
 }
 
 /// Opens the state database that the configuration names.

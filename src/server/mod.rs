@@ -37,7 +37,7 @@ use std::time::Duration;
 
 use axum::Router;
 use tokio::net::TcpListener;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
@@ -50,6 +50,10 @@ use crate::config::Config;
 use crate::metrics::Metrics;
 use crate::scheduler::CompactionScheduler;
 use crate::state::StateError;
+use crate::storage::StorageError;
+
+/// How long a start waits for storage.
+const STORAGE_CHECK: Duration = Duration::from_secs(15);
 
 /// A compaction service with its HTTP interface.
 ///
@@ -151,6 +155,26 @@ impl Server {
 
     pub(crate) fn stop_token(&self) -> CancellationToken {
         self.stop.clone()
+    }
+
+    /// Looks whether storage can be used, so that a mistake in the configuration shows at the start. What may pass by itself
+    /// (a store that does not answer) is logged and no reason not to start: `/ready` says so, and every cycle asks again.
+    ///
+    /// # Errors
+    /// What somebody has to put right: no such bucket, wrong keys, missing rights, no conditional writes.
+    pub async fn check_storage(&self) -> Result<(), StorageError> {
+        let location = self.manager.storage().location().to_owned();
+        let answer = timeout(STORAGE_CHECK, self.manager.probe()).await.unwrap_or_else(|_| {
+            let reason = format!("no answer within {} s", STORAGE_CHECK.as_secs()).into();
+            Err(StorageError::Unavailable { path: location, source: reason })
+        });
+        match answer {
+            Err(error @ StorageError::Unavailable { .. }) => {
+                warn!(target: "api", %error, "Storage does not answer yet: {error}");
+                Ok(())
+            }
+            answer => answer,
+        }
     }
 
     /// Serves until the handle says stop, then stops: no new connections, no new jobs; requests are answered, jobs end at

@@ -41,6 +41,10 @@ pub enum StorageError {
     /// The storage lacks something that safety rests on.
     #[error("{location} cannot be used for compaction: {detail}")]
     Unsuitable { location: String, detail: String },
+    /// The operator must correct the configuration, the bucket, the credentials or the machine's clock; trying again
+    /// without that does not help. `source` says what the store answered, without what it quotes of the request.
+    #[error("{path}: {detail}")]
+    Misconfigured { path: String, detail: String, source: Source },
     /// Anything else: the storage did not answer, or answered with an error. Trying again later may help.
     #[error("{path}: storage failed: {source}")]
     Unavailable { path: String, source: Source },
@@ -127,7 +131,8 @@ impl StorageError {
             | Self::Full { .. }
             | Self::AlreadyExists { .. }
             | Self::TooLarge { .. }
-            | Self::Unsuitable { .. } => self.to_string(),
+            | Self::Unsuitable { .. }
+            | Self::Misconfigured { .. } => self.to_string(),
         }
     }
 

@@ -200,9 +200,9 @@ impl Storage {
                         match file.read(&mut buffer) {
                             Ok(0) => return Ok(through),
                             Ok(read) => through.add(&buffer[..read]),
-                            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => continue,
+                            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
                             Err(e) => return Err(StorageError::from_io(path.display().to_string(), e)),
-                        };
+                        }
                     }
                 })
                 .await

@@ -27,6 +27,7 @@
 //! Two kinds of local files are invisible to `object_store`, and therefore to all of this: names that end in `#` and
 //! digits, and broken symbolic links. A name with a control character, or one that is not UTF-8, makes a listing fail.
 
+use std::fmt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path as FsPath, PathBuf};
 use std::sync::Arc;
@@ -38,6 +39,8 @@ use object_store::path::Path;
 
 use crate::partition::{PartitionId, RECORD_DIR, is_plain_file_name};
 
+mod answer;
+mod connect;
 mod delete;
 mod error;
 mod fetch;
@@ -47,6 +50,7 @@ mod probe;
 mod publish;
 mod record;
 mod scan;
+pub mod settings;
 #[cfg(test)]
 mod tests;
 mod traffic;
@@ -64,11 +68,18 @@ pub use traffic::{Tally, Traffic};
 const STAGING_DIR: &str = "_compaction_staging";
 
 /// One place that holds databases: a folder or a bucket. Clones share it.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Storage {
     store: Arc<dyn ObjectStore>,
     local: Option<Arc<LocalRoot>>,
     location: Arc<str>,
+}
+
+/// Only where it is: the clients of object stores show account keys and tokens.
+impl fmt::Debug for Storage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Storage({})", self.location)
+    }
 }
 
 /// The base folder of local storage.
@@ -141,7 +152,11 @@ impl Storage {
     }
 
     fn error(&self, path: impl AsRef<str>, error: object_store::Error) -> StorageError {
-        StorageError::from_store(self.shown(path.as_ref()), error)
+        let shown = self.shown(path.as_ref());
+        match self.local {
+            Some(_) => StorageError::from_store(shown, error),
+            None => answer::understood(&self.location, shown, error),
+        }
     }
 
     /// The key of a data file.

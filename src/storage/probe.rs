@@ -1,7 +1,11 @@
 //! The check at start: is this storage one that safety can rest on.
+//!
+//! Object stores are asked to create a key twice. The key lies in the reserved folder, which no reader takes for data, and
+//! is removed whatever comes out; only a process that dies between the two leaves one behind.
 
+use bytes::Bytes;
 use object_store::path::Path;
-use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions};
+use object_store::{Error, ObjectStore, ObjectStoreExt, PutMode, PutOptions, UpdateVersion};
 
 use super::record::discard;
 use super::{STAGING_DIR, Storage, StorageError};
@@ -11,7 +15,8 @@ const SECOND: &[u8] = b"second";
 
 impl Storage {
     /// Checks that create-if-absent is real: the second create of a key must fail and leave the first one's content.
-    /// Read-only storage, missing rights and a full disk show here, before any work. Leaves nothing behind.
+    /// Wrong settings, read-only storage, missing rights and a full disk show here, before any work. Leaves nothing
+    /// behind.
     ///
     /// # Errors
     /// [`StorageError::Unsuitable`] when the second create succeeds; any other error as it came.
@@ -19,11 +24,7 @@ impl Storage {
         // Two services may probe one bucket at the same moment, so each takes a key of its own.
         let unique = format!("probe-{:016x}", fastrand::u64(..));
         let Some(root) = &self.local else {
-            let key = self.key(&format!("{STAGING_DIR}/{unique}"))?;
-            let verdict = self.probe_put(&key).await;
-            let removed = self.store.delete(&key).await;
-            verdict?;
-            return removed.map_err(|e| self.error(&key, e));
+            return self.with_probe_object(&unique, |key, first| self.probe_create(key, first)).await;
         };
         let (staging, prefix) = root.stage(&unique).await?;
         let verdict = self.probe_link(&prefix).await;
@@ -31,12 +32,70 @@ impl Storage {
         verdict
     }
 
-    /// The primitive of remote stores: a conditional put.
-    async fn probe_put(&self, key: &Path) -> Result<(), StorageError> {
-        let create = || PutOptions { mode: PutMode::Create, ..PutOptions::default() };
-        self.store.put_opts(key, FIRST.into(), create()).await.map_err(|e| self.error(key, e))?;
-        let second = self.store.put_opts(key, SECOND.into(), create()).await.map(drop);
-        self.judge(key, second).await
+    /// Checks that compare-and-swap is real: an update must succeed with the `ETag` that the object has, and fail with one
+    /// that it had before. Not part of [`Self::probe`], because compaction does not need it. Leaves nothing behind.
+    ///
+    /// # Errors
+    /// [`StorageError::Unsuitable`] when an update with an old `ETag` succeeds, and on local disk, which has no updates.
+    pub async fn probe_update(&self) -> Result<(), StorageError> {
+        if self.local.is_some() {
+            return Err(StorageError::Unsuitable {
+                location: self.location().to_owned(),
+                detail: "a folder has no compare-and-swap; keep the leases in SQLite".to_owned(),
+            });
+        }
+        let unique = format!("probe-{:016x}", fastrand::u64(..));
+        self.with_probe_object(&unique, |key, _| self.probe_swap(key)).await
+    }
+
+    /// Does something with a new object, and removes it.
+    async fn with_probe_object<F: Future<Output = Result<(), StorageError>>>(
+        &self,
+        unique: &str,
+        probe: impl FnOnce(Path, Bytes) -> F,
+    ) -> Result<(), StorageError> {
+        let key = self.key(&format!("{STAGING_DIR}/{unique}"))?;
+        let content = Bytes::from(unique.to_owned());
+        let verdict = match self.create_probe_object(&key, &content).await {
+            Ok(()) => probe(key.clone(), content).await,
+            // Nothing more is asked of a store that refuses already this, and what it says then would hide the reason.
+            Err(error @ (StorageError::PermissionDenied { .. } | StorageError::Misconfigured { .. })) => {
+                return Err(error);
+            }
+            Err(error) => Err(error),
+        };
+        let removed = self.remove_probe_object(&key).await;
+        verdict.and(removed)
+    }
+
+    /// Clients do not repeat a deletion whose answer got lost. Here it can be.
+    async fn remove_probe_object(&self, key: &Path) -> Result<(), StorageError> {
+        const ATTEMPTS: usize = 3;
+        let mut result = Ok(());
+        for _ in 0..ATTEMPTS {
+            result = match self.store.delete(key).await {
+                Ok(()) | Err(Error::NotFound { .. }) => return Ok(()),
+                Err(error) => Err(self.error(key, error)),
+            };
+        }
+        result
+    }
+
+    async fn create_probe_object(&self, key: &Path, content: &Bytes) -> Result<(), StorageError> {
+        match self.store.put_opts(key, content.clone().into(), create()).await {
+            Ok(_) => Ok(()),
+            // Nobody else has this key: an answer got lost on the way, and the client has asked again.
+            Err(Error::AlreadyExists { .. } | Error::Precondition { .. }) if self.reads(key).await? == *content => {
+                Ok(())
+            }
+            Err(error) => Err(self.error(key, error)),
+        }
+    }
+
+    /// The primitive of object stores: a conditional put.
+    async fn probe_create(&self, key: Path, first: Bytes) -> Result<(), StorageError> {
+        let second = self.store.put_opts(&key, SECOND.into(), create()).await.map(drop);
+        self.judge(&key, &first, second).await
     }
 
     /// The primitive of local disk: a hard link to a staged file.
@@ -53,21 +112,60 @@ impl Storage {
                 second = linked;
             }
         }
-        self.judge(&target, second).await
+        self.judge(&target, FIRST, second).await
     }
 
-    async fn judge(&self, key: &Path, second: object_store::Result<()>) -> Result<(), StorageError> {
-        use object_store::Error;
-        let unsuitable = |detail: &str| StorageError::Unsuitable {
-            location: self.location().to_owned(),
-            detail: format!("{detail}; use a store (or a version of it) with conditional writes"),
+    async fn probe_swap(&self, key: Path) -> Result<(), StorageError> {
+        let old = self.store.head(&key).await.map_err(|e| self.error(&key, e))?;
+        let old = UpdateVersion { e_tag: old.e_tag, version: old.version };
+        let update = |content: &'static [u8]| {
+            let options = PutOptions { mode: PutMode::Update(old.clone()), ..PutOptions::default() };
+            self.store.put_opts(&key, content.into(), options)
         };
+        match update(FIRST).await {
+            Ok(_) => {}
+            Err(Error::Precondition { .. } | Error::NotImplemented { .. }) => {
+                return Err(self.unsuitable("it refused an update with the ETag that the object has"));
+            }
+            Err(error) => return Err(self.error(&key, error)),
+        }
+        match update(SECOND).await {
+            Err(Error::Precondition { .. }) => {}
+            Ok(_) => return Err(self.unsuitable("it let an update with an old ETag succeed")),
+            Err(error) => return Err(self.error(&key, error)),
+        }
+        if self.reads(&key).await? == FIRST {
+            Ok(())
+        } else {
+            Err(self.unsuitable("a refused update changed the object"))
+        }
+    }
+
+    async fn judge(&self, key: &Path, first: &[u8], second: object_store::Result<()>) -> Result<(), StorageError> {
         match second {
             Err(Error::AlreadyExists { .. } | Error::Precondition { .. }) => {}
-            Ok(()) => return Err(unsuitable("it let a second create-if-absent of the same key succeed")),
+            Ok(()) => return Err(self.unsuitable("it let a second create-if-absent of the same key succeed")),
             Err(error) => return Err(self.error(key, error)),
         }
-        let kept = async { self.store.get(key).await?.bytes().await }.await.map_err(|e| self.error(key, e))?;
-        if kept == FIRST { Ok(()) } else { Err(unsuitable("a refused create-if-absent changed the object")) }
+        if self.reads(key).await? == first {
+            Ok(())
+        } else {
+            Err(self.unsuitable("a refused create-if-absent changed the object"))
+        }
     }
+
+    async fn reads(&self, key: &Path) -> Result<Bytes, StorageError> {
+        async { self.store.get(key).await?.bytes().await }.await.map_err(|e| self.error(key, e))
+    }
+
+    fn unsuitable(&self, detail: &str) -> StorageError {
+        StorageError::Unsuitable {
+            location: self.location().to_owned(),
+            detail: format!("{detail}; use a store (or a version of it) with conditional writes"),
+        }
+    }
+}
+
+fn create() -> PutOptions {
+    PutOptions { mode: PutMode::Create, ..PutOptions::default() }
 }

@@ -265,17 +265,14 @@ impl Scan {
             self.storage.classify(partition, meta, rest, listing)?;
             return Ok(None);
         }
-        let begun = match partition_of(key) {
-            Some((partition, rest)) => {
-                let mut listing = Listing::default();
-                self.storage.classify(&partition, meta, rest, &mut listing)?;
-                let prefix = key[..key.len() - rest.len()].to_owned();
-                Folder { prefix, scanned: Scanned::Partition(partition, listing) }
-            }
-            None => {
-                let path = key.rsplit_once('/').map_or(key, |(folder, _)| folder).to_owned();
-                Folder { prefix: String::new(), scanned: Scanned::Unrecognised { path } }
-            }
+        let begun = if let Some((partition, rest)) = partition_of(key) {
+            let mut listing = Listing::default();
+            self.storage.classify(&partition, meta, rest, &mut listing)?;
+            let prefix = key[..key.len() - rest.len()].to_owned();
+            Folder { prefix, scanned: Scanned::Partition(partition, listing) }
+        } else {
+            let path = key.rsplit_once('/').map_or(key, |(folder, _)| folder).to_owned();
+            Folder { prefix: String::new(), scanned: Scanned::Unrecognised { path } }
         };
         if self.folder.as_ref().is_some_and(|folder| folder.scanned == begun.scanned) {
             return Ok(None);

@@ -4,13 +4,14 @@ use std::fs;
 use std::path::Path;
 
 /// Module, and the crate's modules that its production code may name.
-const MAY_IMPORT: [(&str, &[&str]); 15] = [
+const MAY_IMPORT: [(&str, &[&str]); 16] = [
+    ("secret", &[]),
     ("partition", &[]),
     ("clock", &[]),
     ("schedule", &[]),
     ("state", &[]),
     ("metrics", &[]),
-    ("storage", &["partition", "clock", "metrics"]),
+    ("storage", &["partition", "clock", "metrics", "secret"]),
     ("lock", &["partition", "clock", "state"]),
     ("merge", &["partition", "clock"]),
     ("compaction", &["partition", "clock", "state", "storage", "lock", "merge"]),
@@ -33,7 +34,7 @@ const MAY_IMPORT: [(&str, &[&str]); 15] = [
         ],
     ),
     ("telemetry", &["clock"]),
-    ("auth", &["state"]),
+    ("auth", &["state", "secret"]),
     (
         "config",
         &[
@@ -43,6 +44,8 @@ const MAY_IMPORT: [(&str, &[&str]); 15] = [
             "compaction::settings",
             "scheduler::SchedulerSettings",
             "auth::settings",
+            "storage::settings",
+            "secret",
             "telemetry",
         ],
     ),

@@ -24,7 +24,7 @@ const VICTIM: &str = "ARC_TEST_VICTIM";
 
 /// Kills the process around an effect: `2n` before effect n, `2n + 1` after it.
 #[derive(Debug)]
-struct KillAt(usize);
+pub struct KillAt(pub usize);
 
 impl KillAt {
     fn at(&self, point: usize) {

@@ -19,6 +19,7 @@ mod fidelity;
 mod logs;
 mod model;
 mod numbers;
+mod object_store;
 mod quarantine;
 mod readme;
 mod requests;

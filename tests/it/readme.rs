@@ -35,6 +35,28 @@ fn the_readme_says_what_is_so() {
     assert!(!text.contains("@@"), "a placeholder was left");
 }
 
+/// Every example of a configuration is complete, and every policy is JSON.
+#[test]
+fn the_examples_of_the_readme_load() {
+    let text = readme();
+    let blocks = |language: &str| -> Vec<String> {
+        let begin = format!("```{language}\n");
+        text.split(&begin).skip(1).map(|rest| rest.split("```").next().unwrap().to_owned()).collect()
+    };
+    let mut backends = Vec::new();
+    for example in blocks("toml") {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("arc.conf");
+        fs::write(&file, &example).unwrap();
+        let config = arc::config::Config::load(&arc::config::Input { file: Some(file), ..Default::default() });
+        backends.push(config.unwrap_or_else(|e| panic!("{example}: {e}")).storage.backend.as_str());
+    }
+    assert_eq!(backends, ["s3", "minio", "ceph", "gcs", "azure"]);
+    for policy in blocks("json") {
+        serde_json::from_str::<serde_json::Value>(&policy).unwrap();
+    }
+}
+
 /// The calls of the server section, run by a shell as they are written, against the real server.
 #[test]
 fn the_calls_of_the_readme_work_as_written() {

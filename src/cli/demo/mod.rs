@@ -110,6 +110,8 @@ pub async fn run(args: &DemoArgs, globals: &GlobalArgs) -> anyhow::Result<ExitCo
 fn demo_config(dir: &Path, globals: &GlobalArgs) -> anyhow::Result<Config> {
     let inside = |key, name: &str| Flag { key, value: dir.join(name).display().to_string(), flag: "--dir" };
     let flags = vec![
+        // Whatever the configuration says: a demonstration stays in its folder.
+        Flag { key: "storage.backend", value: "local".to_owned(), flag: "--dir" },
         inside("storage.local.base_path", "data"),
         inside("state.db_path", "arc.db"),
         inside("compaction.temp_dir", "temp"),

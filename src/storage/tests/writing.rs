@@ -109,7 +109,7 @@ async fn a_publication_that_fails_midway_is_unknown_and_takes_nothing_back() {
 
 /// Content of a file that is uploaded in parts, and of one that is not.
 fn large_and_small() -> [Vec<u8>; 2] {
-    [vec![b'x'; MIN_PART_BYTES as usize + 1], b"small".to_vec()]
+    [vec![b'x'; usize::try_from(MIN_PART_BYTES).unwrap() + 1], b"small".to_vec()]
 }
 
 #[tokio::test]

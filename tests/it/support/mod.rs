@@ -14,10 +14,15 @@ use duckdb::Connection;
 use serde_json::Value;
 use tempfile::TempDir;
 
+pub mod canned;
+pub mod fake_gcs;
 pub mod gate;
+pub mod http1;
 pub mod log;
+pub mod proxy;
 pub mod recording;
 pub mod served;
+pub mod servers;
 pub mod stores;
 pub mod time;
 

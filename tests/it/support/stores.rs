@@ -22,7 +22,7 @@ use futures::stream::BoxStream;
 use object_store::path::Path;
 use object_store::{
     CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, PutMultipartOptions,
-    PutOptions, PutPayload, PutResult, Result,
+    PutOptions, PutPayload, PutResult, Result, UploadPart,
 };
 
 /// What happens around an effect.
@@ -55,7 +55,19 @@ pub fn manager_at(
     clock: Arc<dyn Clock>,
 ) -> CompactionManager {
     let config = Config::load(&Input { file: Some(config.to_owned()), ..Input::default() }).unwrap();
-    let storage = Storage::local(&config.storage.local.base_path).unwrap();
+    let storage = arc::server::open_storage(&config).unwrap();
+    manager_over(&config, storage, hook, engine, clock)
+}
+
+/// The same over any storage.
+pub fn manager_over(
+    config: &Config,
+    storage: Storage,
+    hook: Arc<dyn Hook>,
+    engine: Arc<dyn MergeEngine>,
+    clock: Arc<dyn Clock>,
+) -> CompactionManager {
+    let config = config.clone();
     let settings = CompactionSettings { isolation: Isolation::InProcess, ..config.compaction };
     let state = StateDb::open(&config.state.db_path).unwrap();
     let components = Components {
@@ -106,7 +118,10 @@ impl ObjectStore for Hooked {
     }
 
     async fn put_multipart_opts(&self, location: &Path, opts: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {
-        self.effect("put_multipart", location, self.inner.put_multipart_opts(location, opts)).await
+        let upload = self.effect("put_multipart", location, self.inner.put_multipart_opts(location, opts)).await?;
+        let hooked =
+            Self { inner: Arc::clone(&self.inner), hook: Arc::clone(&self.hook), effects: Arc::clone(&self.effects) };
+        Ok(Box::new(HookedUpload { upload, path: location.clone(), hooked }))
     }
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
@@ -146,5 +161,38 @@ impl ObjectStore for Hooked {
 
     async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
         self.effect("copy", to, self.inner.copy_opts(from, to, options)).await
+    }
+}
+
+/// An upload whose parts and end are effects, too.
+#[derive(Debug)]
+struct HookedUpload {
+    upload: Box<dyn MultipartUpload>,
+    path: Path,
+    hooked: Hooked,
+}
+
+#[async_trait]
+impl MultipartUpload for HookedUpload {
+    fn put_part(&mut self, data: PutPayload) -> UploadPart {
+        let part = self.upload.put_part(data);
+        let (hook, path) = (Arc::clone(&self.hooked.hook), self.path.clone());
+        let number = self.hooked.effects.fetch_add(1, Ordering::SeqCst);
+        Box::pin(async move {
+            hook.before(number, "put_part", &path)?;
+            let done = part.await;
+            hook.after(number, "put_part", &path)?;
+            done
+        })
+    }
+
+    async fn complete(&mut self) -> Result<PutResult> {
+        let path = self.path.clone();
+        self.hooked.effect("complete_multipart", &path, self.upload.complete()).await
+    }
+
+    async fn abort(&mut self) -> Result<()> {
+        let path = self.path.clone();
+        self.hooked.effect("abort_multipart", &path, self.upload.abort()).await
     }
 }

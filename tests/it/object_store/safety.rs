@@ -1,0 +1,115 @@
+//! Compaction end to end on real servers: the same promises as on local files.
+
+use std::process::Stdio;
+
+use crate::object_store::remote::Remote;
+use crate::support::{PARTITION, telemetry};
+
+/// I1, I2, I5, I6: with the real program, merging in a child process.
+#[test]
+fn a_compaction_keeps_every_row_and_a_second_one_changes_nothing() {
+    for remote in Remote::everywhere() {
+        let kind = remote.bucket.kind;
+        remote.write_telemetry(5, 2_000);
+        let rows = remote.rows();
+        let report = remote.compact_well();
+        assert_eq!(
+            (&report["jobs_completed"], &report["files_compacted"]),
+            (&1.into(), &5.into()),
+            "{kind:?}: {report:#}"
+        );
+        let live = remote.live();
+        assert_eq!(live.len(), 1, "{kind:?}: {live:?}");
+        assert!(live[0].ends_with("_compacted.parquet"), "{kind:?}: {live:?}");
+        assert_eq!(remote.rows(), rows, "{kind:?}");
+        remote.assert_nothing_left_over();
+        let objects = remote.objects();
+        let again = remote.compact_well();
+        assert_eq!(again["jobs_completed"], 0, "{kind:?}: {again:#}");
+        assert_eq!(remote.objects(), objects, "{kind:?}");
+    }
+}
+
+/// T32, and several outputs.
+#[test]
+fn late_files_are_compacted_into_files_of_their_own() {
+    for remote in Remote::everywhere() {
+        let kind = remote.bucket.kind;
+        remote.configure(
+            &remote.bucket,
+            "min_files = 2\nsettle_seconds = 0\ntarget_file_size_mb = 1\nrow_group_size = 2048\nlate_rewrite_ratio = 100.0",
+        );
+        remote.write_telemetry(3, 2_000);
+        remote.cycle();
+        let first = remote.live();
+        remote.write(PARTITION, "late_1.parquet", &telemetry(100, 300));
+        remote.write(PARTITION, "late_2.parquet", &telemetry(7_000, 7_100));
+        let rows = remote.rows();
+        let report = remote.cycle();
+        assert_eq!((report.jobs_completed, report.files_compacted), (1, 2), "{kind:?}: {report:#?}");
+        let live = remote.live();
+        assert!(first.iter().all(|name| live.contains(name)) && live.len() > first.len(), "{kind:?}: {live:?}");
+        assert_eq!(remote.rows(), rows, "{kind:?}");
+        remote.assert_nothing_left_over();
+    }
+}
+
+/// I9, T11, T30: a damaged file is named, stays where it is, and the others are compacted.
+#[test]
+fn a_damaged_file_stops_nobody_and_stays() {
+    for remote in Remote::everywhere() {
+        let kind = remote.bucket.kind;
+        remote.write_telemetry(4, 500);
+        let rows = remote.rows();
+        remote.put(PARTITION, "damaged.parquet", b"PAR1 this is no Parquet file PAR1".to_vec());
+        let run = remote.arc.compact();
+        assert_eq!(run.code, 1, "{kind:?}: {run:#?}");
+        assert_eq!(run.json()["jobs_completed"], 1, "{kind:?}: {run:#?}");
+        let live = remote.live();
+        assert!(live.contains(&"damaged.parquet".to_owned()) && live.len() == 2, "{kind:?}: {live:?}");
+        let key = object_store::path::Path::parse(format!("{PARTITION}/damaged.parquet")).unwrap();
+        crate::support::block_on(async { object_store::ObjectStoreExt::delete(&*remote.raw(), &key).await }).unwrap();
+        assert_eq!(remote.rows(), rows, "{kind:?}");
+        remote.assert_nothing_left_over();
+    }
+}
+
+/// I7, T21, T27: two processes that do not see each other's locks, as on two machines.
+#[test]
+fn two_workers_without_a_common_lock_lose_and_double_nothing() {
+    for remote in Remote::everywhere() {
+        let kind = remote.bucket.kind;
+        remote.write_telemetry(6, 1_000);
+        let rows = remote.rows();
+        let workers: Vec<_> = (0..2)
+            .map(|worker| {
+                let state = remote.arc.dir().join(format!("worker-{worker}.db"));
+                let mut command = remote.arc.server_command();
+                command.arg("compact").env("DB_PATH", state).stdout(Stdio::piped()).stderr(Stdio::piped());
+                command.spawn().unwrap()
+            })
+            .collect();
+        for worker in workers {
+            worker.wait_with_output().unwrap();
+        }
+        assert_eq!(remote.rows(), rows, "{kind:?}");
+        remote.compact_well();
+        assert_eq!(remote.rows(), rows, "{kind:?}");
+        assert!(remote.live().iter().all(|name| name.ends_with("_compacted.parquet")), "{kind:?}");
+        remote.assert_nothing_left_over();
+    }
+}
+
+/// What people do by hand works over a network, too.
+#[test]
+fn the_commands_that_look_agree_with_storage() {
+    for remote in Remote::everywhere() {
+        remote.write_telemetry(3, 100);
+        let plan = remote.arc.command(&["plan", "--json"]).output().unwrap();
+        let plan: serde_json::Value = serde_json::from_slice(&plan.stdout).unwrap();
+        assert_eq!(plan["candidates"][0]["partition_path"], "cpu/2025/10/08/14", "{plan:#}");
+        remote.compact_well();
+        let verify = remote.arc.command(&["verify", "--deep"]).output().unwrap();
+        assert!(verify.status.success(), "{:?}: {verify:?}", remote.bucket.kind);
+    }
+}
