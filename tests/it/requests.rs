@@ -253,7 +253,7 @@ async fn what_a_sweep_could_not_finish_is_found_by_the_next_cycle() {
     bucket.put(PARTITION, raw(0..3)).await;
     let now = now();
     let manager = bucket.manager_at(now);
-    let lease = manager.locks().acquire_lock(&PARTITION.parse().unwrap(), Duration::from_secs(600)).await.unwrap();
+    let lease = manager.locks().acquire_lock(&PARTITION.parse().unwrap(), Duration::from_mins(10)).await.unwrap();
     let Acquired::Yes(lease) = lease else { panic!("{lease:?}") };
     let locked = bucket.cycle_at(now).await;
     assert_eq!((locked.jobs_completed, locked.jobs_skipped), (0, 1), "{locked:#?}");
