@@ -23,6 +23,7 @@ mod duckdb;
 mod file_schema;
 #[cfg(test)]
 mod fixtures;
+pub mod footer_guard;
 mod lanes;
 mod order;
 mod protocol;

@@ -10,6 +10,7 @@ mod children;
 mod commands;
 mod concurrent;
 mod config;
+mod corruption;
 mod crash;
 mod dashboard;
 mod embed;
