@@ -57,6 +57,8 @@ use tokio_util::sync::CancellationToken;
 pub use self::duckdb::{DuckDbEngine, run as merge_blocking};
 pub use self::scan::scan as scan_blocking;
 pub use self::subprocess::{SubprocessEngine, SubprocessSettings};
+#[doc(hidden)]
+pub use self::survey::survey_one;
 
 /// Key of the Parquet key-value metadata under which an output names its inputs, as a JSON array of file names.
 pub const LINEAGE_INPUTS_KEY: &str = "arc.inputs";

@@ -98,6 +98,21 @@ pub(super) fn survey(
     Ok((surveyed, set_aside))
 }
 
+/// What a survey makes of one file: its rows, or why it is set aside. For fuzzing; a merge surveys its inputs together.
+///
+/// # Errors
+/// Why the file would be left out.
+#[doc(hidden)]
+pub fn survey_one(path: &Path) -> Result<u64, SetAsideReason> {
+    let size_bytes = path.metadata().map_or(0, |file| file.len());
+    let input = MergeInput { name: "one".to_owned(), path: path.to_owned(), size_bytes };
+    match read_one(0, &input, &Schemas::default()) {
+        Ok(surveyed) => Ok(surveyed.rows),
+        Err(Failure::SetAside(reason)) => Err(reason),
+        Err(Failure::System(error)) => Err(SetAsideReason::Unreadable(error.to_string())),
+    }
+}
+
 /// Schemas seen so far. Nearly all files of a partition share one.
 type Schemas = Mutex<HashMap<SchemaKey, Arc<FileSchema>>>;
 

@@ -1,7 +1,7 @@
 //! I9, I10: whatever is in a file, the program lives, the good files are compacted, and the bad ones stay as they are.
 //!
-//! A thousand damaged files (`ARC_CORRUPTIONS` sets another number) are generated from seven sound ones, in the kinds of
-//! `kinds.rs`, and laid beside good files, one partition for each kind. The real program compacts them, merging in child
+//! A thousand damaged files (`ARC_CORRUPTIONS` sets another number) are generated from seven sound ones: each cut off at each
+//! of its boundaries, and then damaged in the kinds of `kinds.rs`, and laid beside good files, one partition for each kind. The real program compacts them, merging in child
 //! processes. Of every damaged file one of two things must be true afterwards: it is there, byte for byte, and the report
 //! names it with a reason; or it could be read, and then exactly the rows that DuckDB reads from a copy of it are in the
 //! outputs, once. The second is nobody's mistake: a file whose flipped byte makes another valid value has no sign of it.
@@ -16,7 +16,7 @@ use std::time::Instant;
 use duckdb::Connection;
 use serde_json::Value;
 
-use self::kinds::{Fate, KINDS, Kind};
+use self::kinds::{CUT_AT_A_BOUNDARY, Fate, KINDS, Kind};
 use self::pages::Anatomy;
 use crate::support::{Arc, PARTITION, strings, telemetry};
 
@@ -49,9 +49,14 @@ impl Damaged {
     fn new(kind: Kind, number: usize, bases: &[Anatomy]) -> Self {
         let seed = blake3::hash(format!("{}:{number}", kind.name).as_bytes());
         let mut rng = fastrand::Rng::with_seed(u64::from_le_bytes(seed.as_bytes()[..8].try_into().unwrap()));
-        // Each file is damaged in each way, one after the other.
-        let (base, turn) = (number % bases.len(), number / bases.len());
-        Self { kind, number, bytes: (kind.damage)(&bases[base], &mut rng, turn) }
+        let base = rng.usize(..bases.len());
+        Self { kind, number, bytes: (kind.damage)(&bases[base], &mut rng, number) }
+    }
+
+    /// Number `number` of the sound files cut off at each of their boundaries, all boundaries of all files in a row.
+    fn cut(number: usize, bases: &[Anatomy]) -> Self {
+        let mut cuts = bases.iter().flat_map(|file| file.boundaries().into_iter().map(move |at| &file.bytes[..at]));
+        Self { kind: CUT_AT_A_BOUNDARY, number, bytes: cuts.nth(number).expect("a boundary").to_vec() }
     }
 
     fn name(&self) -> String {
@@ -78,11 +83,18 @@ fn damaged_files() -> Vec<Damaged> {
     let bases = bases::all();
     if let Some(one) = asked("ARC_CORRUPTION") {
         let (name, number) = one.split_once(':').expect("kind:number");
+        let number = number.parse().unwrap();
+        if name == CUT_AT_A_BOUNDARY.name {
+            return vec![Damaged::cut(number, &bases)];
+        }
         let kind = *KINDS.iter().find(|kind| kind.name == name).expect("one of the kinds");
-        return vec![Damaged::new(kind, number.parse().unwrap(), &bases)];
+        return vec![Damaged::new(kind, number, &bases)];
     }
-    let total = asked("ARC_CORRUPTIONS").map_or(CORRUPTIONS, |n| n.parse().unwrap());
-    (0..total).map(|n| Damaged::new(KINDS[n % KINDS.len()], n / KINDS.len(), &bases)).collect()
+    let total: usize = asked("ARC_CORRUPTIONS").map_or(CORRUPTIONS, |n| n.parse().unwrap());
+    let cuts = bases.iter().map(|file| file.boundaries().len()).sum::<usize>().min(total);
+    let cut = (0..cuts).map(|number| Damaged::cut(number, &bases));
+    let others = (0..total - cuts).map(|n| Damaged::new(KINDS[n % KINDS.len()], n / KINDS.len(), &bases));
+    cut.chain(others).collect()
 }
 
 /// An Arc with these files beside good ones.
@@ -119,12 +131,23 @@ fn rows_in(path: &Path) -> duckdb::Result<Vec<String>> {
     Ok(rows)
 }
 
+/// Whether a reader that checks more than the engine does can read every value.
+fn strictly_readable(bytes: &[u8]) -> bool {
+    use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+    let bytes = bytes::Bytes::copy_from_slice(bytes);
+    let read =
+        || ParquetRecordBatchReaderBuilder::try_new(bytes).ok()?.build().ok()?.all(|batch| batch.is_ok()).then_some(());
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(read)).is_ok_and(|read| read.is_some())
+}
+
 /// What became of the damaged files of a partition.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Tally {
     damaged: usize,
     left_alone: usize,
     read: usize,
+    /// Of those read: how many a stricter reader than the engine refuses.
+    read_by_engine_only: usize,
 }
 
 /// Names with reasons, of everything that a report says was not merged in a partition.
@@ -141,12 +164,22 @@ fn named_in(report: &Value, partition: &str) -> BTreeMap<String, String> {
     entries.map(|entry| (entry["name"].as_str().unwrap().to_owned(), entry["reason"].to_string())).collect()
 }
 
+impl Tally {
+    fn line(&self, kind: &str, files: usize) -> String {
+        let Self { damaged, left_alone, read, read_by_engine_only } = self;
+        assert_eq!(damaged + left_alone + read, files, "every file is accounted for");
+        format!("{kind:<24}{files:>6}{damaged:>10}{left_alone:>12}{read:>6}{read_by_engine_only:>14}\n")
+    }
+}
+
 /// Checks one partition after its compaction.
 fn check(arc: &Arc, report: &Value, files: &[&Damaged]) -> Tally {
     let partition = files[0].partition();
     let named = named_in(report, &partition);
     let mut tally = Tally::default();
     let mut expected: Vec<String> = Vec::new();
+    // Rows of files in which the engine overlooks damage: their values may be whatever lay in memory.
+    let mut uncertain = 0;
     for i in 0..GOOD {
         assert!(!named.contains_key(&format!("cpu_{i:04}.parquet")), "a good file is blamed: {named:#?}");
     }
@@ -170,8 +203,13 @@ fn check(arc: &Arc, report: &Value, files: &[&Damaged]) -> Tally {
                 fs::write(&copy, &file.bytes).unwrap();
                 let rows =
                     rows_in(&copy).unwrap_or_else(|e| panic!("{partition}/{} was merged, but {e}{again}", file.name()));
-                expected.extend(rows);
                 tally.read += 1;
+                if strictly_readable(&file.bytes) {
+                    expected.extend(rows);
+                } else {
+                    tally.read_by_engine_only += 1;
+                    uncertain += rows.len();
+                }
             }
             (there, named) => {
                 let there = there.is_some();
@@ -182,14 +220,23 @@ fn check(arc: &Arc, report: &Value, files: &[&Damaged]) -> Tally {
     let outputs = arc.live_paths(&partition);
     let outputs = outputs.iter().filter(|path| path.to_string_lossy().ends_with("_compacted.parquet"));
     let mut found: Vec<String> = outputs.flat_map(|path| rows_in(path).unwrap()).collect();
+    let rows = found.len();
+    let mut lost: Vec<String> = Vec::new();
     found.sort();
-    expected.sort();
-    if found != expected {
-        let (found, expected): (BTreeSet<_>, BTreeSet<_>) = (found.iter().collect(), expected.iter().collect());
-        let lost: Vec<_> = expected.difference(&found).take(5).collect();
-        let new: Vec<_> = found.difference(&expected).take(5).collect();
-        panic!("{partition}: rows differ; lost {lost:#?}, new {new:#?}{}", files[0].again());
+    for row in expected.iter() {
+        match found.binary_search(row) {
+            Ok(at) => drop(found.remove(at)),
+            Err(_) => lost.push(row.clone()),
+        }
     }
+    assert!(
+        lost.is_empty() && found.len() == uncertain,
+        "{partition}: {rows} rows for {} and {uncertain}; lost {:#?}, left {:#?}{}",
+        expected.len(),
+        &lost[..lost.len().min(5)],
+        &found[..found.len().min(5)],
+        files[0].again()
+    );
     tally
 }
 
@@ -214,14 +261,19 @@ fn a_thousand_damaged_files_are_named_or_read_and_no_row_of_a_good_one_is_lost()
     for (partition, files) in &by_partition {
         let tally = check(&arc, &report, files);
         let kind = partition.split('/').nth(1).unwrap();
-        table +=
-            &format!("{kind:<24}{:>6}{:>10}{:>12}{:>6}\n", files.len(), tally.damaged, tally.left_alone, tally.read);
+        table += &tally.line(kind, files.len());
+        sum.read_by_engine_only += tally.read_by_engine_only;
         sum.damaged += tally.damaged;
         sum.left_alone += tally.left_alone;
         sum.read += tally.read;
     }
-    let total = format!("{:<24}{:>6}{:>10}{:>12}{:>6}", "all", files.len(), sum.damaged, sum.left_alone, sum.read);
-    println!("{:<24}{:>6}{:>10}{:>12}{:>6}\n{table}{total}", "kind", "files", "damaged", "left alone", "read");
+    let total = sum.line("all", files.len());
+    println!(
+        "{:<24}{:>6}{:>10}{:>12}{:>6}{:>14}\n{table}{total}",
+        "kind", "files", "damaged", "left alone", "read", "(engine only)"
+    );
+    let replaced = run.stderr.matches("merge worker failed, trying once more").count();
+    println!("{replaced} merges needed another child because theirs died");
     println!("generated in {generated:.1?}, compacted by {compacted:.1?}, checked by {:.1?}", began.elapsed());
 
     // I6: nothing of this is done again.
@@ -258,4 +310,94 @@ fn a_footer_that_would_bring_the_parquet_library_down_costs_its_file_and_not_the
         fs::remove_file(bad).unwrap();
         assert_eq!(arc.rows(PARTITION), rows, "{what}");
     }
+}
+
+/// One file of each kind, in the server: it answers, goes on, and lists what it found.
+#[test]
+fn a_server_lives_through_every_kind_of_damage() {
+    let bases = bases::all();
+    let files: Vec<Damaged> = KINDS.iter().map(|kind| Damaged::new(*kind, 0, &bases)).collect();
+    let arc = arc_with(&files);
+    let mut server = arc.serve();
+    assert_eq!(server.post("/api/compaction/trigger", "").status, 202);
+    server.wait_for("Compaction cycle completed");
+    assert_eq!(server.get("/health").status, 200);
+    let listed = server.get("/api/compaction/quarantine").json().to_string();
+    for file in &files {
+        let partition = file.partition();
+        let there = fs::read(arc.folder(&partition).join(file.name())).ok();
+        if file.kind.fate == Fate::Named {
+            assert_eq!(there.as_deref(), Some(&file.bytes[..]), "{partition}{}", file.again());
+            assert!(listed.contains(file.kind.name), "{partition}: {listed}{}", file.again());
+        }
+        let compacted = arc.live(&partition).iter().filter(|name| name.ends_with("_compacted.parquet")).count();
+        assert!(compacted >= 1, "{partition}: the good files are not compacted{}", file.again());
+    }
+}
+
+/// Many damaged files cost a few looks each, and not a merge each.
+#[test]
+fn twenty_damaged_files_among_two_hundred_are_found_together() {
+    let bases = bases::all();
+    let page_data = *KINDS.iter().find(|kind| kind.name == "garbage").unwrap();
+    let unreadable: Vec<Vec<u8>> = (0..)
+        .map(|number| Damaged::new(page_data, number, &bases).bytes)
+        .filter(|bytes| !strictly_readable(bytes))
+        .take(20)
+        .collect();
+    for verify in ["content", "footers"] {
+        for bad in [0, 1, 2, 20] {
+            let arc = Arc::with(&format!("min_files = 2\nverify = '{verify}'"));
+            let model = arc.write("db/model/2025/10/08/14", "model.parquet", &telemetry(0, 500));
+            let good = fs::read(&model).unwrap();
+            fs::remove_file(model).unwrap();
+            for number in 0..200 {
+                let bytes = if number % 10 == 7 && number / 10 < bad { &unreadable[number / 10] } else { &good };
+                arc.put(PARTITION, &format!("{number:03}.parquet"), bytes);
+            }
+            let began = Instant::now();
+            let run = arc.compact();
+            let report = run.json();
+            let job = &report["jobs"][0];
+            assert_eq!(job["status"], "completed", "{verify}, {bad} bad: {report:#}");
+            let named = job["inputs_quarantined"].as_array().unwrap().len();
+            println!("{verify}, {bad} damaged: {:.1?}, {named} named", began.elapsed());
+            assert!(named <= bad, "{report:#}");
+            assert_eq!(job["files_compacted"].as_u64().unwrap() as usize + named, 200, "{report:#}");
+        }
+    }
+}
+
+/// A file that is small on disk and, with a single value, larger than all memory when it is read.
+#[test]
+fn a_value_larger_than_all_memory_costs_its_file_and_not_its_partition() {
+    let arc = Arc::with("min_files = 2\nmemory_limit_mb = 256");
+    arc.write_telemetry(PARTITION, 3, 10);
+    let bomb = arc.put(PARTITION, "bomb.parquet", &bases::bomb(200 << 20));
+    assert!(fs::metadata(&bomb).unwrap().len() < 1 << 20);
+    let run = arc.compact();
+    let report = run.json();
+    let named = named_in(&report, PARTITION);
+    assert!(named["bomb.parquet"].contains("more memory than this merge may use"), "{report:#}");
+    assert!(bomb.exists());
+    assert_eq!(report["jobs"][0]["rows"], 30, "{report:#}");
+}
+
+/// Rows that can be read one by one, but not be sorted: their job fails and says which limit it hit, nothing of the partition
+/// changes, and the others go on. The file is sound: with more memory it can be merged.
+#[test]
+fn a_file_that_cannot_be_sorted_in_memory_fails_its_job_with_the_limit_and_changes_nothing() {
+    let arc = Arc::with("min_files = 2\nmemory_limit_mb = 256");
+    arc.write_telemetry(PARTITION, 3, 10);
+    arc.write_telemetry("db/mem/2025/10/08/14", 3, 10);
+    arc.put(PARTITION, "bomb.parquet", &bases::bomb(20 << 20));
+    let before: Vec<_> =
+        arc.storage_state().into_iter().filter(|(p, _)| p.starts_with(arc.folder(PARTITION))).collect();
+    let run = arc.compact();
+    assert_eq!(run.code, 1, "{run:#?}");
+    let report = run.json();
+    assert_eq!((&report["jobs_completed"], &report["jobs_failed"]), (&1.into(), &1.into()), "{report:#}");
+    assert!(report.to_string().contains("out of memory"), "{report:#}");
+    let after: Vec<_> = arc.storage_state().into_iter().filter(|(p, _)| p.starts_with(arc.folder(PARTITION))).collect();
+    assert_eq!(after, before);
 }

@@ -17,6 +17,8 @@ mod embed;
 mod environment;
 mod faults;
 mod fidelity;
+mod fuzz;
+mod fuzz_targets;
 mod logs;
 mod model;
 mod numbers;

@@ -3,10 +3,15 @@
 
 use std::sync::Arc as Shared;
 
-use duckdb::arrow::array::{ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
+use duckdb::arrow::array::{
+    ArrayRef, DictionaryArray, Float64Array, Int32Array, Int64Array, RecordBatch, StringArray,
+    TimestampMicrosecondArray,
+};
+use duckdb::arrow::datatypes::Int32Type;
 use parquet::arrow::ArrowWriter;
+use parquet::arrow::arrow_writer::ArrowWriterOptions;
 use parquet::basic::{Compression, ZstdLevel};
-use parquet::file::properties::{WriterProperties, WriterVersion};
+use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterVersion};
 
 use super::pages::Anatomy;
 use crate::support::{copy, telemetry};
@@ -67,6 +72,26 @@ fn by_arrow(first: i64, properties: WriterProperties) -> Vec<u8> {
     ];
     let batch = RecordBatch::try_from_iter_with_nullable(columns).unwrap();
     let mut writer = ArrowWriter::try_new(Vec::new(), batch.schema(), Some(properties)).unwrap();
+    writer.write(&batch).unwrap();
+    writer.into_inner().unwrap()
+}
+
+/// A hundred rows of the same enormous string: a dictionary of one, and next to nothing when compressed.
+pub fn bomb(value_bytes: usize) -> Vec<u8> {
+    let first = 1_759_932_000_000_000;
+    let times = TimestampMicrosecondArray::from_iter_values(first..first + 100);
+    // Written once, and pointed to a hundred times.
+    let value = StringArray::from_iter_values([" ".repeat(value_bytes)]);
+    let hosts = DictionaryArray::<Int32Type>::new(Int32Array::from(vec![0; 100]), Shared::new(value));
+    let columns: [(&str, ArrayRef); 2] = [("time", Shared::new(times)), ("host", Shared::new(hosts))];
+    let batch = RecordBatch::try_from_iter(columns).unwrap();
+    let properties = WriterProperties::builder()
+        .set_compression(Compression::ZSTD(ZstdLevel::default()))
+        .set_dictionary_page_size_limit(usize::MAX)
+        .set_statistics_enabled(EnabledStatistics::None)
+        .build();
+    let options = ArrowWriterOptions::new().with_properties(properties).with_skip_arrow_metadata(true);
+    let mut writer = ArrowWriter::try_new_with_options(Vec::new(), batch.schema(), options).unwrap();
     writer.write(&batch).unwrap();
     writer.into_inner().unwrap()
 }
