@@ -259,7 +259,9 @@ pub enum MergeError {
     #[error("nothing left to merge: all {} input files were set aside", .0.len())]
     NothingToMerge(Vec<SetAside>),
     /// The merge needs more memory than it may use, even in its smallest slices.
-    #[error("out of memory: {detail} (limit {limit_bytes} bytes)")]
+    #[error(
+        "out of memory: {detail} (limit {limit_bytes} bytes): raise compaction.memory_limit_mb, or run fewer jobs at once"
+    )]
     OutOfMemory {
         /// What ran out.
         detail: String,
@@ -267,7 +269,7 @@ pub enum MergeError {
         limit_bytes: u64,
     },
     /// The work folder's disk, or the spill limit, is full.
-    #[error("no space left in {}: {detail}", .path.display())]
+    #[error("no space left in {}: {detail}: free space, or set compaction.temp_dir to a larger disk", .path.display())]
     DiskFull {
         /// The work folder.
         path: PathBuf,
