@@ -297,6 +297,17 @@ pub enum MergeError {
     Engine(String),
 }
 
+impl MergeError {
+    /// An error of the system about a file of the work folder, as what it means.
+    fn of_io(action: &'static str, path: PathBuf, source: std::io::Error) -> Self {
+        use std::io::ErrorKind::{QuotaExceeded, StorageFull};
+        match source.kind() {
+            StorageFull | QuotaExceeded => Self::DiskFull { path, detail: source.to_string() },
+            _ => Self::Io { action, path, source },
+        }
+    }
+}
+
 /// What a merge is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -3,7 +3,7 @@
 
 use std::fs;
 
-use super::{in_namespace, incompressible};
+use super::in_namespace;
 use crate::support::{Arc, PARTITION, Run, telemetry};
 
 /// What two runs of the program said, the second with room, and what the data folder then was.
@@ -75,7 +75,13 @@ fn small() -> Arc {
 
 fn large() -> Arc {
     let arc = Arc::new();
-    incompressible(&arc);
+    for i in 0..4 {
+        let query = format!(
+            "SELECT *, hash(counter) AS h1, hash(counter + 1) AS h2 FROM ({})",
+            telemetry(i * 9000, (i + 1) * 9000)
+        );
+        arc.write(PARTITION, &format!("{i}.parquet"), &query);
+    }
     arc
 }
 
@@ -85,12 +91,12 @@ fn swelling() -> Arc {
     let arc = Arc::with("min_files = 2\ncompression = 'none'\nparquet_version = 'v1'");
     for i in 0..2 {
         let query = format!(
-            "SELECT *, repeat(printf('%03d', counter % 50), 400) AS text FROM ({})",
+            "SELECT *, repeat(counter::VARCHAR || ' ', 150) AS text FROM ({})",
             telemetry(i * 5_000, (i + 1) * 5_000)
         );
         let path = arc.folder(PARTITION).join(format!("{i}.parquet"));
         fs::create_dir_all(path.parent().unwrap()).unwrap();
-        crate::support::copy(&query, &path, "FORMAT parquet, COMPRESSION zstd, DICTIONARY_SIZE_LIMIT 1");
+        crate::support::copy(&query, &path, "FORMAT parquet, COMPRESSION zstd");
         crate::support::age(&path);
     }
     arc
@@ -123,7 +129,7 @@ fn storage_without_room_for_another_file_at_any_point_loses_nothing() {
 #[test]
 fn storage_without_room_for_more_bytes_at_any_point_loses_nothing() {
     let taken: u64 = crate::support::tree(&large().data()).values().map(|(size, _)| size.div_ceil(4096) * 4 + 4).sum();
-    let rooms = (0..12).map(|more| format!("size={}k", taken + more * 600));
+    let rooms = (0..12).map(|more| format!("size={}k", taken + more * 150));
     let failed = with_more_and_more(large, "\"$DATA\"", rooms);
     assert!(failed >= 3, "only {failed} points at which storage can be full");
 }

@@ -24,9 +24,9 @@ fn limited(arc: &Arc, limit: &str) -> Run {
 #[test]
 fn too_few_file_descriptors_at_any_point_lose_nothing_and_are_named() {
     let mut outcomes = Vec::new();
-    for descriptors in [8, 10, 12, 14, 16, 18, 20, 22, 24, 28, 32, 40, 48, 64, 96, 128, 192] {
+    for descriptors in [8, 12, 16, 20, 24, 32, 48, 64, 128] {
         let arc = Arc::new();
-        arc.write_telemetry(PARTITION, 120, 2);
+        arc.write_telemetry(PARTITION, 60, 2);
         let rows = arc.rows(PARTITION);
         let run = limited(&arc, &format!("ulimit -n {descriptors}"));
         if run.code != 0 {
@@ -46,7 +46,7 @@ fn too_few_file_descriptors_at_any_point_lose_nothing_and_are_named() {
 #[test]
 fn too_little_address_space_at_any_point_loses_nothing() {
     let mut outcomes = Vec::new();
-    for megabytes in [100, 200, 400, 600, 800, 1200, 2000, 8000] {
+    for megabytes in [100, 300, 600, 1000, 8000] {
         let arc = Arc::new();
         arc.write_telemetry(PARTITION, 4, 500);
         let rows = arc.rows(PARTITION);
