@@ -223,7 +223,7 @@ fn check(arc: &Arc, report: &Value, files: &[&Damaged]) -> Tally {
     let rows = found.len();
     let mut lost: Vec<String> = Vec::new();
     found.sort();
-    for row in expected.iter() {
+    for row in &expected {
         match found.binary_search(row) {
             Ok(at) => drop(found.remove(at)),
             Err(_) => lost.push(row.clone()),
@@ -363,7 +363,7 @@ fn twenty_damaged_files_among_two_hundred_are_found_together() {
             let named = job["inputs_quarantined"].as_array().unwrap().len();
             println!("{verify}, {bad} damaged: {:.1?}, {named} named", began.elapsed());
             assert!(named <= bad, "{report:#}");
-            assert_eq!(job["files_compacted"].as_u64().unwrap() as usize + named, 200, "{report:#}");
+            assert_eq!(job["files_compacted"].as_u64().unwrap() + named as u64, 200, "{report:#}");
         }
     }
 }

@@ -1,6 +1,7 @@
 //! All integration tests, in one binary: each further one would link DuckDB again.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail the test, too; clippy exempts only the test functions")]
+#![allow(clippy::print_stdout, reason = "tests say what they measured, and what they could not test")]
 
 mod api;
 mod architecture;

@@ -17,15 +17,15 @@ use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 use object_store::path::Path;
 use object_store::{
-    Attributes, CopyOptions, Error, GetOptions, GetResult, GetResultPayload, ListResult, MultipartUpload, ObjectMeta,
-    ObjectStore, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result, UploadPart,
+    Attributes, CopyOptions, Error, Extensions, GetOptions, GetResult, GetResultPayload, ListResult, MultipartUpload,
+    ObjectMeta, ObjectStore, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result, UploadPart,
 };
 
 use crate::support::{PARTITION, block_on};
 
 const VICTIM: &str = "ARC_TEST_STREAMS";
 const SIZE: u64 = 1 << 30;
-const CHUNK: u64 = 1 << 20;
+const CHUNK: usize = 1 << 20;
 
 /// What the process may have in memory at most: itself with DuckDB's library, and some parts of a file; far from the file.
 const MOST_RESIDENT_BYTES: u64 = 192 << 20;
@@ -67,14 +67,14 @@ impl ObjectStore for Endless {
         if location.as_ref().ends_with("new.parquet") && options.head {
             return Err(Error::NotFound { path: location.to_string(), source: "nobody put it there".into() });
         }
-        let chunks = (0..SIZE / CHUNK).map(|n| Ok(Bytes::from(vec![(n % 251) as u8; CHUNK as usize])));
+        let chunks = (0..SIZE / CHUNK as u64).map(|n| Ok(Bytes::from(vec![n.to_le_bytes()[0]; CHUNK])));
         let payload = GetResultPayload::Stream(stream::iter(chunks).boxed());
         Ok(GetResult {
             payload,
             meta: meta(location),
             range: 0..SIZE,
             attributes: Attributes::new(),
-            extensions: Default::default(),
+            extensions: Extensions::default(),
         })
     }
 
@@ -110,7 +110,7 @@ impl MultipartUpload for Upload {
     }
 
     async fn complete(&mut self) -> Result<PutResult> {
-        Ok(PutResult { e_tag: Some("e".to_owned()), version: None, extensions: Default::default() })
+        Ok(PutResult { e_tag: Some("e".to_owned()), version: None, extensions: Extensions::default() })
     }
 
     async fn abort(&mut self) -> Result<()> {

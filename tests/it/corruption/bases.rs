@@ -65,7 +65,11 @@ fn by_arrow(first: i64, properties: WriterProperties) -> Vec<u8> {
         ("host", Shared::new(hosts.collect::<StringArray>()), true),
         (
             "usage_idle",
-            Shared::new(rows.clone().map(|i| (i % 7 > 0).then_some(i as f64 / 8.0)).collect::<Float64Array>()),
+            Shared::new(
+                rows.clone()
+                    .map(|i| (i % 7 > 0).then_some(f64::from(i32::try_from(i).unwrap()) / 8.0))
+                    .collect::<Float64Array>(),
+            ),
             true,
         ),
         ("counter", Shared::new(rows.map(|i| Some(i * 7)).collect::<Int64Array>()), true),

@@ -27,7 +27,7 @@ impl Anatomy {
         let footer = end - length..end;
         let metadata = ParquetMetaDataReader::decode_metadata(&bytes[footer.clone()]).unwrap();
         let mut pages = Vec::new();
-        for chunk in metadata.row_groups().iter().flat_map(|rg| rg.columns()) {
+        for chunk in metadata.row_groups().iter().flat_map(parquet::file::metadata::RowGroupMetaData::columns) {
             let (start, length) = chunk.byte_range();
             let (mut at, end) = (usize::try_from(start).unwrap(), usize::try_from(start + length).unwrap());
             while at < end {
