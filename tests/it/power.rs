@@ -125,7 +125,7 @@ type Node = usize;
 type State = BTreeMap<PathBuf, (Node, bool)>;
 
 /// The disk below one folder.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Disk {
     names: BTreeMap<PathBuf, Node>,
     /// The names that are certain.
@@ -255,7 +255,7 @@ fn survives_power_cuts(arc: &Arc) {
         // Outputs come from the temp folder.
         Effect::Link(_, to) | Effect::Rename(_, to) => to.starts_with(&root),
     };
-    let mut unsynced = Disk::of_names(&disk);
+    let mut unsynced = disk.clone();
     let mut states: Vec<State> = Vec::new();
     let mut first_removal = None;
     let mut count = 0;
@@ -327,19 +327,6 @@ fn survives_power_cuts(arc: &Arc) {
         assert_eq!(arc.rows(PARTITION), before, "state {number}, after the next run: {state:#?}");
         assert!(arc.live(PARTITION).iter().all(|name| name.ends_with("_compacted.parquet")), "state {number}");
         arc.assert_nothing_left_over(PARTITION);
-    }
-}
-
-impl Disk {
-    /// The same disk, for another history.
-    fn of_names(other: &Self) -> Self {
-        Self {
-            names: other.names.clone(),
-            certain: other.certain.clone(),
-            synced: other.synced.clone(),
-            folders: other.folders.clone(),
-            nodes: other.nodes,
-        }
     }
 }
 

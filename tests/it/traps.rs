@@ -107,7 +107,7 @@ const TRAPS: [(u32, &str, &str); 70] = [
     (60, "no override replaces a section", "flags_win_over_the_environment_over_the_file_over_defaults_key_by_key"),
     (61, "the example equals the defaults", "the_example_file_has_every_key_with_its_default_unit_and_reason"),
     (62, "counted after the fact", "an_output_that_reads_back_differently_keeps_every_input"),
-    (63, "absent is null", "compact_json_has_the_documented_fields_and_types"),
+    (63, "absent is null", "a_trigger_answers_while_the_cycle_runs_and_jobs_show_it"),
     (64, "verification blocks the commit", "an_output_that_reads_back_differently_keeps_every_input"),
     (65, "the API answers at once, and asks for a token", "every_route_asks_for_a_token_and_every_change_for_an_admin"),
     (66, "documentation is tested", "the_readme_says_what_is_so"),
