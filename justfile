@@ -24,6 +24,11 @@ nextest *ARGS:
 demo *ARGS:
     cargo run --release -- demo {{ARGS}}
 
+# Fuzz one of survey, record, path, configuration; needs cargo-fuzz and a nightly compiler. Ends with Ctrl-C
+fuzz TARGET *ARGS:
+    mkdir -p fuzz/corpus/{{TARGET}}
+    cargo +nightly fuzz run --fuzz-dir fuzz {{TARGET}} {{ARGS}} fuzz/corpus/{{TARGET}} fuzz/seeds/{{TARGET}}
+
 # Licences, advisories and sources of the dependencies
 deny:
     cargo deny check

@@ -46,7 +46,7 @@ pub enum JobError {
     )]
     Undeleted { count: usize, first: String, source: StorageError },
     /// The job's own folder could not be made, read or removed.
-    #[error("{action} {path}: {detail}")]
+    #[error("{action} {path}: {detail}: free space, correct the rights, or set compaction.temp_dir to another folder")]
     TempFolder { action: &'static str, path: String, detail: String },
     /// A bug: the job's task panicked.
     #[error("internal error: {0}")]

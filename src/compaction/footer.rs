@@ -4,7 +4,7 @@ use bytes::Bytes;
 use parquet::errors::ParquetError;
 use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
 
-use crate::merge::{LINEAGE_INPUTS_KEY, LINEAGE_PART_KEY};
+use crate::merge::{LINEAGE_INPUTS_KEY, LINEAGE_PART_KEY, footer_guard};
 use crate::partition::PartitionId;
 use crate::storage::{Storage, StorageError, TAIL_BYTES};
 
@@ -82,9 +82,13 @@ enum Parsed {
     NeedsMore(u64),
 }
 
-/// Parses on a thread of its own: a hostile footer can make the parser panic, which then costs this file only.
+/// Parses on a thread of its own: a hostile footer can make the parser panic, which then costs this file only. What would
+/// end the process is refused before.
 async fn parse(tail: Bytes, size_bytes: u64) -> Result<Parsed, String> {
     let parsed = tokio::task::spawn_blocking(move || {
+        if let Some(footer) = footer_guard::within(&tail) {
+            footer_guard::check(footer).map_err(|hostile| ParquetError::General(hostile.to_string()))?;
+        }
         let mut reader = ParquetMetaDataReader::new();
         match reader.try_parse_sized(&tail, size_bytes) {
             Ok(()) => reader.finish().map(|metadata| Parsed::Footer(summarise(&metadata))),

@@ -119,10 +119,10 @@ impl Attempt<'_> {
                 self.report(MergeStep::Scan, 0, 1, done_bytes);
                 match self.scan(group, chunk) {
                     Ok(part) => fingerprint.add(&part),
-                    Err(StatementError::Other(message)) => {
+                    Err(error) if is_of_files(&error) => {
                         let found = self.find_damaged(group, chunk)?;
                         if found.is_empty() {
-                            return Err(self.failure(StatementError::Other(message)).into());
+                            return Err(self.failure(error).into());
                         }
                         damaged.extend(found);
                     }
@@ -148,10 +148,11 @@ impl Attempt<'_> {
     fn find_damaged(&self, group: &SchemaGroup, suspects: &[Member<'_>]) -> Result<Vec<(usize, String)>, MergeError> {
         match self.scan(group, suspects) {
             Ok(_) => Ok(Vec::new()),
-            Err(StatementError::Other(message)) => match suspects {
+            Err(error) if is_of_files(&error) => match suspects {
                 [] => Ok(Vec::new()),
                 [one] => {
                     let input = &self.request.inputs[one.file.input];
+                    let message = self.why_unreadable(&error);
                     Ok(vec![(one.file.input, message.replace(&self.work.input(one.file.input), &input.name))])
                 }
                 many => {
@@ -162,6 +163,19 @@ impl Attempt<'_> {
                 }
             },
             Err(error) => Err(self.failure(error)),
+        }
+    }
+
+    /// Why a file cannot be read on its own.
+    fn why_unreadable(&self, error: &StatementError) -> String {
+        match error {
+            StatementError::OutOfMemory(detail) => {
+                let limit = self.request.limits.memory_bytes;
+                let first = detail.lines().next().unwrap_or_default();
+                format!("reading it alone takes more memory than this merge may use ({limit} bytes): {first}")
+            }
+            StatementError::Other(message) => message.clone(),
+            other => format!("{other:?}"),
         }
     }
 
@@ -183,12 +197,12 @@ impl Attempt<'_> {
         };
         lanes.run(self.session, &open).map_err(|error| match error {
             LaneError::Failed(error) => error.into(),
-            LaneError::Statement { group, files, error: StatementError::Other(message) } => {
+            LaneError::Statement { group, files, error } if is_of_files(&error) => {
                 let group = &self.groups[group];
                 let all: Vec<Member<'_>> = members(group).collect();
                 let suspects: Vec<Member<'_>> = files.iter().map(|&at| all[at]).collect();
                 match self.find_damaged(group, &suspects) {
-                    Ok(found) if found.is_empty() => self.failure(StatementError::Other(message)).into(),
+                    Ok(found) if found.is_empty() => self.failure(error).into(),
                     Ok(found) => Setback::Damaged(found),
                     Err(error) => error.into(),
                 }
@@ -309,6 +323,15 @@ impl Attempt<'_> {
 
     fn report(&self, step: MergeStep, done: u64, total: u64, input_bytes_done: u64) {
         self.progress.report(MergeProgress { step, done, total, input_bytes_done });
+    }
+}
+
+/// Whether a file may be the cause. A scan keeps no rows, so one that runs out of memory over a single file met a page that
+/// claims to be larger than everything that a merge may use.
+fn is_of_files(error: &StatementError) -> bool {
+    match error {
+        StatementError::Other(_) | StatementError::OutOfMemory(_) => true,
+        StatementError::Cancelled | StatementError::SpillFull(_) | StatementError::DiskFull(_) => false,
     }
 }
 

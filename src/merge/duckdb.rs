@@ -13,7 +13,6 @@
 //! Not here: how a group is merged and proven (`attempt.rs`), the child process (`subprocess.rs`).
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_trait::async_trait;
@@ -55,13 +54,9 @@ pub fn run(
     progress: &ProgressSink,
     cancel: &CancellationToken,
 ) -> Result<MergeOutcome, MergeError> {
-    let work = WorkDir::prepare(&request.work_dir)?;
-    merge(request, &work, progress, cancel).map_err(|error| match error {
-        MergeError::Io { path, source, .. }
-            if matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) =>
-        {
-            MergeError::DiskFull { path, detail: source.to_string() }
-        }
+    let merged = WorkDir::prepare(&request.work_dir).and_then(|work| merge(request, &work, progress, cancel));
+    merged.map_err(|error| match error {
+        MergeError::Io { action, path, source } => MergeError::of_io(action, path, source),
         other => other,
     })
 }

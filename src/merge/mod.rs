@@ -24,6 +24,7 @@ mod duckdb;
 mod file_schema;
 #[cfg(test)]
 mod fixtures;
+pub mod footer_guard;
 mod lanes;
 mod order;
 mod protocol;
@@ -57,6 +58,8 @@ use tokio_util::sync::CancellationToken;
 pub use self::duckdb::{DuckDbEngine, run as merge_blocking};
 pub use self::scan::scan as scan_blocking;
 pub use self::subprocess::{SubprocessEngine, SubprocessSettings};
+#[doc(hidden)]
+pub use self::survey::survey_one;
 
 /// Key of the Parquet key-value metadata under which an output names its inputs, as a JSON array of file names.
 pub const LINEAGE_INPUTS_KEY: &str = "arc.inputs";
@@ -269,7 +272,9 @@ pub enum MergeError {
     #[error("nothing left to merge: all {} input files were set aside", .0.len())]
     NothingToMerge(Vec<SetAside>),
     /// The merge needs more memory than it may use, even in its smallest slices.
-    #[error("out of memory: {detail} (limit {limit_bytes} bytes)")]
+    #[error(
+        "out of memory: {detail} (limit {limit_bytes} bytes): raise compaction.memory_limit_mb, or run fewer jobs at once"
+    )]
     OutOfMemory {
         /// What ran out.
         detail: String,
@@ -277,7 +282,7 @@ pub enum MergeError {
         limit_bytes: u64,
     },
     /// The work folder's disk, or the spill limit, is full.
-    #[error("no space left in {}: {detail}", .path.display())]
+    #[error("no space left in {}: {detail}: free space, or set compaction.temp_dir to a larger disk", .path.display())]
     DiskFull {
         /// The work folder.
         path: PathBuf,
@@ -303,6 +308,17 @@ pub enum MergeError {
     /// The engine failed for another reason.
     #[error("merge engine: {0}")]
     Engine(String),
+}
+
+impl MergeError {
+    /// An error of the system about a file of the work folder, as what it means.
+    fn of_io(action: &'static str, path: PathBuf, source: std::io::Error) -> Self {
+        use std::io::ErrorKind::{QuotaExceeded, StorageFull};
+        match source.kind() {
+            StorageFull | QuotaExceeded => Self::DiskFull { path, detail: source.to_string() },
+            _ => Self::Io { action, path, source },
+        }
+    }
 }
 
 /// What a merge is doing.

@@ -10,7 +10,6 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use parquet::file::reader::{FileReader, SerializedFileReader};
 use tokio_util::sync::CancellationToken;
 
 use super::attempt::{Member, members, sources};
@@ -18,7 +17,7 @@ use super::budget::{Budget, row_bytes};
 use super::order::column_ascends;
 use super::schema::{SchemaGroup, group_all, time_bound};
 use super::session::{Session, StatementError};
-use super::survey::survey;
+use super::survey::{footer, survey};
 use super::verify::Fingerprint;
 use super::work_dir::WorkDir;
 use super::{MergeError, MergeInput, MergeLimits, MergeOptions, SetAside, TimeBound, sql};
@@ -219,8 +218,9 @@ fn left_out(file: &MergeInput, set_aside: &[SetAside]) -> Look {
 /// survey says better, or when it declares another kind of order.
 fn declared_order(path: &Path) -> Option<Vec<String>> {
     let read = || -> Option<Vec<String>> {
-        let reader = SerializedFileReader::new(File::open(path).ok()?).ok()?;
-        let metadata = reader.metadata();
+        let file = File::open(path).ok()?;
+        let length = file.metadata().ok()?.len();
+        let metadata = footer(file, length).ok()?;
         let sorting = metadata.row_groups().first()?.sorting_columns()?;
         let schema = metadata.file_metadata().schema_descr();
         sorting

@@ -1,8 +1,8 @@
 //! The first look at the inputs: their footers, read once, by several threads.
 //!
 //! An input that is not a readable Parquet file, or not the file that the caller meant, is set aside with the reason;
-//! the others go on. Nothing of a footer is believed that the file's own length refutes, and a panic of the decoder on a
-//! hostile footer costs that file only.
+//! the others go on. Nothing of a footer is believed that the file's own length refutes; one at which the decoder would end
+//! the process is not shown to it (`footer_guard.rs`), and a panic of the decoder costs that file only.
 //!
 //! What is kept of a footer is small: equal schemas are shared, and of a column only range and null count remain, so a
 //! survey of thousands of wide files fits into memory. Data pages are not read here, unless values may be too large
@@ -18,10 +18,11 @@ use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
+use parquet::file::metadata::{FooterTail, ParquetMetaData, ParquetMetaDataReader};
 use tokio_util::sync::CancellationToken;
 
 use super::file_schema::{FileSchema, SchemaKey, Span};
+use super::footer_guard;
 use super::stats::FileColumnStats;
 use super::value_range;
 use super::{MergeError, MergeInput, SetAside, SetAsideReason};
@@ -97,10 +98,25 @@ pub(super) fn survey(
     Ok((surveyed, set_aside))
 }
 
+/// What a survey makes of one file: its rows, or why it is set aside. For fuzzing; a merge surveys its inputs together.
+///
+/// # Errors
+/// Why the file would be left out.
+#[doc(hidden)]
+pub fn survey_one(path: &Path) -> Result<u64, SetAsideReason> {
+    let size_bytes = path.metadata().map_or(0, |file| file.len());
+    let input = MergeInput { name: "one".to_owned(), path: path.to_owned(), size_bytes };
+    match read_one(0, &input, &Schemas::default()) {
+        Ok(surveyed) => Ok(surveyed.rows),
+        Err(Failure::SetAside(reason)) => Err(reason),
+        Err(Failure::System(error)) => Err(SetAsideReason::Unreadable(error.to_string())),
+    }
+}
+
 /// Schemas seen so far. Nearly all files of a partition share one.
 type Schemas = Mutex<HashMap<SchemaKey, Arc<FileSchema>>>;
 
-enum Failure {
+pub(super) enum Failure {
     /// It is about this file.
     SetAside(SetAsideReason),
     /// It is about the machine.
@@ -134,7 +150,8 @@ fn open(path: &Path) -> Result<File, Failure> {
     })
 }
 
-fn footer(mut file: File, length: u64) -> Result<ParquetMetaData, Failure> {
+/// Reads the footer of a file of this length, if that can be done without danger.
+pub(super) fn footer(mut file: File, length: u64) -> Result<ParquetMetaData, Failure> {
     if length < 12 {
         return Err(unreadable(format!("{length} bytes are too few for a Parquet file")));
     }
@@ -143,7 +160,18 @@ fn footer(mut file: File, length: u64) -> Result<ParquetMetaData, Failure> {
     if &magic == b"PARE" {
         return Err(Failure::SetAside(SetAsideReason::Unsupported("the file is encrypted".to_owned())));
     }
-    let metadata = ParquetMetaDataReader::new().parse_and_finish(&file).map_err(unreadable)?;
+    let mut last = [0; 8];
+    file.seek(SeekFrom::End(-8)).and_then(|_| file.read_exact(&mut last)).map_err(unreadable)?;
+    let footer_length = FooterTail::try_from(last).map_err(unreadable)?.metadata_length() as u64;
+    let start = length - 8;
+    let start = start.checked_sub(footer_length).ok_or_else(|| {
+        unreadable(format!("it claims a footer of {footer_length} bytes, and is {length} bytes long"))
+    })?;
+    let mut footer = Vec::new();
+    let read = file.seek(SeekFrom::Start(start)).and_then(|_| file.take(footer_length).read_to_end(&mut footer));
+    read.map_err(unreadable)?;
+    footer_guard::check(&footer).map_err(unreadable)?;
+    let metadata = ParquetMetaDataReader::decode_metadata(&footer).map_err(unreadable)?;
     check(&metadata, length).map_err(unreadable)?;
     Ok(metadata)
 }

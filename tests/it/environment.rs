@@ -8,6 +8,13 @@ use std::process::Command;
 
 use crate::support::{Arc, PARTITION, Run, STAGING_LOCK, telemetry};
 
+mod clock;
+mod disks;
+#[cfg(target_os = "linux")]
+mod limits;
+mod rights;
+mod state;
+
 /// Runs a shell script in a mount namespace of its own, in which it may mount. `$ARC` is the program.
 fn in_namespace(arc: &Arc, script: &str) -> Run {
     let mut command = Command::new("unshare");
@@ -19,6 +26,16 @@ fn in_namespace(arc: &Arc, script: &str) -> Run {
         .env("TEMP", arc.temp())
         .current_dir(arc.dir());
     Run::from(command.output().expect("unshare(1) of util-linux is needed to mount small disks for this test"))
+}
+
+/// What must be true after a fault is over: the next run, with nothing in its way, finishes the work, and every row is there
+/// once.
+fn finishes_the_work(arc: &Arc, rows: &[String]) {
+    assert_eq!(arc.rows(PARTITION), rows, "no row is lost or doubled by the fault");
+    arc.compact_well();
+    assert_eq!(arc.rows(PARTITION), rows, "nor by what came after it");
+    assert!(arc.live(PARTITION).iter().all(|name| name.ends_with("_compacted.parquet")), "the work is done");
+    arc.assert_nothing_left_over(PARTITION);
 }
 
 /// An hour whose rows do not compress: about 4 MB.

@@ -1,6 +1,7 @@
 //! All integration tests, in one binary: each further one would link DuckDB again.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail the test, too; clippy exempts only the test functions")]
+#![allow(clippy::print_stdout, reason = "tests say what they measured, and what they could not test")]
 
 mod api;
 mod architecture;
@@ -10,22 +11,27 @@ mod children;
 mod commands;
 mod concurrent;
 mod config;
+mod corruption;
 mod crash;
 mod dashboard;
 mod embed;
 mod environment;
 mod faults;
 mod fidelity;
+mod fuzz;
+mod fuzz_targets;
 mod logs;
 mod model;
 mod numbers;
 mod object_store;
+mod power;
 mod quarantine;
 mod readme;
 mod requests;
 mod scheduler;
 mod server;
 mod shapes;
+mod streaming;
 mod support;
 mod traps;
 mod verify;

@@ -209,7 +209,7 @@ impl<'a> Attempts<'a> {
 
 /// Creates a folder; its absolute path without links, which is what the child will see and name.
 async fn new_folder(path: &Path) -> Result<PathBuf, MergeError> {
-    let error = |source| MergeError::Io { action: "create", path: path.to_path_buf(), source };
+    let error = |source| MergeError::of_io("create", path.to_path_buf(), source);
     tokio::fs::create_dir(path).await.map_err(error)?;
     tokio::fs::canonicalize(path).await.map_err(error)
 }

@@ -1,0 +1,292 @@
+//! What is checked of a Parquet footer before the Parquet library may see it.
+//!
+//! The library trusts two kinds of numbers in a footer: how long a list is, for which it asks for memory at once, and how
+//! deep the schema nests, which it follows by calling itself. A wrong one does not end in an error, nor in a panic that
+//! somebody could catch: memory that is not there and a stack that is too small end the process, and footers are also
+//! read in the server's. So a footer is walked here first: its encoding (Thrift's compact protocol) needs no knowledge
+//! of its meaning, nothing is stored, and nothing is believed that the bytes themselves do not bear out.
+//!
+//! What must hold: this function itself allocates no more than the schema is deep, recurses no deeper than
+//! [`MAX_STRUCT_DEPTH`], and takes time in proportion to the bytes, whatever they are. Deliberately not here: whether the
+//! footer makes sense. That is the library's business, and the survey's.
+
+use std::fmt;
+
+/// Nested groups of a schema. The deepest real schemas have some ten levels, with lists and maps counting two each.
+pub const MAX_SCHEMA_DEPTH: usize = 100;
+
+/// Structs within structs. Parquet's own definitions need eight.
+const MAX_STRUCT_DEPTH: usize = 32;
+
+/// Structs in one list: columns, row groups, pieces of metadata. The library reserves some hundred bytes for each.
+const MAX_STRUCTS: u64 = 1 << 20;
+
+/// Field of the footer that holds the schema, and field of a schema's element that holds the number of its children.
+const SCHEMA_FIELD: i64 = 2;
+const CHILDREN_FIELD: i64 = 5;
+
+/// Types of the compact protocol.
+const STOP: u8 = 0;
+const TRUE: u8 = 1;
+const FALSE: u8 = 2;
+const BYTE: u8 = 3;
+const I16: u8 = 4;
+const I32: u8 = 5;
+const I64: u8 = 6;
+const DOUBLE: u8 = 7;
+const BINARY: u8 = 8;
+const LIST: u8 = 9;
+const SET: u8 = 10;
+const STRUCT: u8 = 12;
+const UUID: u8 = 13;
+
+/// Why a footer is not given to the library.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hostile(String);
+
+impl fmt::Display for Hostile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "footer: {}", self.0)
+    }
+}
+
+impl std::error::Error for Hostile {}
+
+/// Walks a footer: the bytes before the last eight of a file.
+///
+/// # Errors
+/// When the library could not read it without danger, or at all.
+pub fn check(footer: &[u8]) -> Result<(), Hostile> {
+    let mut walk = Walk { rest: footer };
+    walk.fields(&mut |walk, id, kind| match (id, kind) {
+        (SCHEMA_FIELD, LIST) => walk.schema(),
+        _ => walk.value(kind, 1),
+    })
+    .map_err(Hostile)
+}
+
+/// The footer within the last bytes of a file, if it is wholly among them.
+#[must_use]
+pub fn within(tail: &[u8]) -> Option<&[u8]> {
+    let (before, last) = tail.split_at_checked(tail.len().checked_sub(8)?)?;
+    let length = u32::from_le_bytes(last[..4].try_into().ok()?);
+    before.get(before.len().checked_sub(usize::try_from(length).ok()?)?..)
+}
+
+/// What has not been walked yet.
+struct Walk<'a> {
+    rest: &'a [u8],
+}
+
+/// What to do with the value of a field: its id and type.
+type OnField<'f, 'a> = dyn FnMut(&mut Walk<'a>, i64, u8) -> Result<(), String> + 'f;
+
+impl<'a> Walk<'a> {
+    fn fields(&mut self, on_field: &mut OnField<'_, 'a>) -> Result<(), String> {
+        let mut id = 0_i64;
+        loop {
+            let header = self.byte()?;
+            let kind = header & 0x0f;
+            if kind == STOP {
+                return Ok(());
+            }
+            id = match header >> 4 {
+                0 => self.number()?,
+                delta => id.saturating_add(i64::from(delta)),
+            };
+            on_field(self, id, kind)?;
+        }
+    }
+
+    fn value(&mut self, kind: u8, depth: usize) -> Result<(), String> {
+        if depth > MAX_STRUCT_DEPTH {
+            return Err(format!("more than {MAX_STRUCT_DEPTH} structures within each other"));
+        }
+        match kind {
+            // The value is in the type.
+            TRUE | FALSE => Ok(()),
+            BYTE => self.skip(1),
+            I16 | I32 | I64 => self.varint().map(drop),
+            DOUBLE => self.skip(8),
+            UUID => self.skip(16),
+            BINARY => {
+                let length = self.varint()?;
+                self.skip(length)
+            }
+            LIST | SET => {
+                let (element, count) = self.list()?;
+                for _ in 0..count {
+                    match element {
+                        TRUE | FALSE => self.skip(1)?,
+                        _ => self.value(element, depth + 1)?,
+                    }
+                }
+                Ok(())
+            }
+            STRUCT => self.fields(&mut |walk, _, kind| walk.value(kind, depth + 1)),
+            other => Err(format!("a value of type {other}, which no footer has")),
+        }
+    }
+
+    /// Type and number of a list's elements. Each takes at least a byte, a struct two.
+    fn list(&mut self) -> Result<(u8, u64), String> {
+        let header = self.byte()?;
+        let element = header & 0x0f;
+        let count = match header >> 4 {
+            15 => self.varint()?,
+            few => u64::from(few),
+        };
+        let (most, smallest) = if element == STRUCT { (MAX_STRUCTS, 2) } else { (u64::MAX, 1) };
+        if count > most || count.saturating_mul(smallest) > self.rest.len() as u64 {
+            return Err(format!("a list of {count} elements in {} bytes", self.rest.len()));
+        }
+        Ok((element, count))
+    }
+
+    /// The elements of the schema stand one after another, each group before its children.
+    fn schema(&mut self) -> Result<(), String> {
+        let (element, count) = self.list()?;
+        if element != STRUCT && count > 0 {
+            return Err("a schema that is no list of structures".to_owned());
+        }
+        // Of each open group, how many children are still to come.
+        let mut open: Vec<u64> = Vec::new();
+        for index in 0..count {
+            let mut children = 0;
+            self.fields(&mut |walk, id, kind| {
+                if id == CHILDREN_FIELD && kind == I32 {
+                    children = walk.number()?;
+                    Ok(())
+                } else {
+                    walk.value(kind, 2)
+                }
+            })?;
+            let left = count - index - 1;
+            match u64::try_from(children) {
+                Ok(0) => close(&mut open),
+                Ok(children) if children <= left => open.push(children),
+                _ => return Err(format!("a group of {children} columns with {left} left")),
+            }
+            if open.len() > MAX_SCHEMA_DEPTH {
+                return Err(format!("a schema of more than {MAX_SCHEMA_DEPTH} levels"));
+            }
+        }
+        Ok(())
+    }
+
+    /// A signed number: zigzag.
+    fn number(&mut self) -> Result<i64, String> {
+        let raw = self.varint()?;
+        Ok((raw >> 1).cast_signed() ^ -(raw & 1).cast_signed())
+    }
+
+    fn varint(&mut self) -> Result<u64, String> {
+        let mut value = 0;
+        for shift in (0..64).step_by(7) {
+            let byte = self.byte()?;
+            value |= u64::from(byte & 0x7f) << shift;
+            if byte < 0x80 {
+                return Ok(value);
+            }
+        }
+        Err("a number of more than 64 bits".to_owned())
+    }
+
+    fn byte(&mut self) -> Result<u8, String> {
+        let (&first, rest) = self.rest.split_first().ok_or("it ends in the middle")?;
+        self.rest = rest;
+        Ok(first)
+    }
+
+    fn skip(&mut self, bytes: u64) -> Result<(), String> {
+        let bytes = usize::try_from(bytes).ok().filter(|&bytes| bytes <= self.rest.len());
+        let bytes = bytes.ok_or("a value that goes on beyond the end")?;
+        self.rest = &self.rest[bytes..];
+        Ok(())
+    }
+}
+
+/// A column is complete, and with it every group of which it was the last.
+fn close(open: &mut Vec<u64>) {
+    while let Some(left) = open.last_mut() {
+        *left -= 1;
+        if *left > 0 {
+            return;
+        }
+        open.pop();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A footer with nothing but a schema: a chain of groups, each with one child, and a last element without.
+    fn nested(levels: usize) -> Vec<u8> {
+        let mut footer = vec![0x15, 0x02, 0x19, 0xfc];
+        let mut count = levels + 1;
+        while count >= 0x80 {
+            footer.push(u8::try_from(count & 0x7f).unwrap() | 0x80);
+            count >>= 7;
+        }
+        footer.push(u8::try_from(count).unwrap());
+        for _ in 0..levels {
+            // repetition (3), name (4), children (5)
+            footer.extend([0x35, 0x00, 0x18, 0x01, b'x', 0x15, 0x02, 0x00]);
+        }
+        footer.extend([0x15, 0x02, 0x25, 0x00, 0x18, 0x01, b'x', 0x00, 0x00]);
+        footer
+    }
+
+    #[test]
+    fn a_schema_may_nest_so_deep_and_no_deeper() {
+        assert_eq!(check(&nested(MAX_SCHEMA_DEPTH)), Ok(()));
+        let error = check(&nested(MAX_SCHEMA_DEPTH + 1)).unwrap_err();
+        assert_eq!(error.to_string(), "footer: a schema of more than 100 levels");
+        assert!(check(&nested(1_000_000)).is_err());
+    }
+
+    #[test]
+    fn a_list_that_is_longer_than_the_bytes_that_follow_is_refused() {
+        // Two thousand million elements of a schema, of key-value pairs, of row groups.
+        for field in [0x29, 0x49, 0x59] {
+            let footer = [field, 0xfc, 0xff, 0xff, 0xff, 0xff, 0x07, 0x00];
+            assert!(check(&footer).unwrap_err().to_string().contains("a list of 2147483647 elements"), "{field:x}");
+        }
+        assert!(
+            check(&[&[0x29, 0xfc, 0x80, 0x80, 0x80, 0x01][..], &vec![0; 5_000_000]].concat()).is_err(),
+            "2 M structs"
+        );
+    }
+
+    #[test]
+    fn a_group_with_more_children_than_elements_follow_is_refused() {
+        for children in [[0x06], [0x01]] {
+            let footer = [&[0x29, 0x2c, 0x55][..], &children, &[0x00, 0x48, 0x01, b'x', 0x00, 0x00]].concat();
+            assert!(check(&footer).unwrap_err().to_string().contains("with 1 left"));
+        }
+    }
+
+    #[test]
+    fn structures_within_structures_end_somewhere() {
+        let error = check(&vec![0x1c; 1 << 20]).unwrap_err();
+        assert!(error.to_string().contains("more than 32"), "{error}");
+        assert!(check(&vec![0x19; 1 << 20]).unwrap_err().to_string().contains("more than 32"));
+    }
+
+    #[test]
+    fn what_ends_in_the_middle_is_refused_wherever_it_ends() {
+        let whole = nested(3);
+        for end in 0..whole.len() {
+            assert!(check(&whole[..end]).is_err(), "{end}");
+        }
+    }
+
+    #[test]
+    fn the_footer_is_found_within_a_tail_that_holds_all_of_it() {
+        assert_eq!(within(b"....abc\x03\0\0\0PAR1"), Some(&b"abc"[..]));
+        assert_eq!(within(b"bc\x03\0\0\0PAR1"), None);
+        assert_eq!(within(b"PAR1"), None);
+        assert_eq!(within(b"\xff\xff\xff\xffPAR1"), None);
+    }
+}

@@ -1,0 +1,403 @@
+//! I9, I10: whatever is in a file, the program lives, the good files are compacted, and the bad ones stay as they are.
+//!
+//! A thousand damaged files (`ARC_CORRUPTIONS` sets another number) are generated from seven sound ones: each cut off at each
+//! of its boundaries, and then damaged in the kinds of `kinds.rs`, and laid beside good files, one partition for each kind. The real program compacts them, merging in child
+//! processes. Of every damaged file one of two things must be true afterwards: it is there, byte for byte, and the report
+//! names it with a reason; or it could be read, and then exactly the rows that DuckDB reads from a copy of it are in the
+//! outputs, once. The second is nobody's mistake: a file whose flipped byte makes another valid value has no sign of it.
+//!
+//! Everything is derived from the kind and a number. `ARC_CORRUPTION=kind:number` repeats one file alone.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::Path;
+use std::time::Instant;
+
+use duckdb::Connection;
+use serde_json::Value;
+
+use self::kinds::{CUT_AT_A_BOUNDARY, Fate, KINDS, Kind};
+use self::pages::Anatomy;
+use crate::support::{Arc, PARTITION, strings, telemetry};
+
+mod bases;
+mod kinds;
+mod lies;
+mod pages;
+mod thrift;
+
+/// How many files are damaged unless `ARC_CORRUPTIONS` says otherwise.
+const CORRUPTIONS: usize = 1000;
+
+/// Good files in each partition, and rows in each of them.
+const GOOD: usize = 4;
+const GOOD_ROWS: usize = 25;
+
+#[allow(clippy::disallowed_methods, reason = "how somebody who runs the tests asks for more, or for one file again")]
+fn asked(variable: &str) -> Option<String> {
+    std::env::var(variable).ok()
+}
+
+/// A damaged file: which it is, and what is in it.
+struct Damaged {
+    kind: Kind,
+    number: usize,
+    bytes: Vec<u8>,
+}
+
+impl Damaged {
+    fn new(kind: Kind, number: usize, bases: &[Anatomy]) -> Self {
+        let seed = blake3::hash(format!("{}:{number}", kind.name).as_bytes());
+        let mut rng = fastrand::Rng::with_seed(u64::from_le_bytes(seed.as_bytes()[..8].try_into().unwrap()));
+        let base = rng.usize(..bases.len());
+        Self { kind, number, bytes: (kind.damage)(&bases[base], &mut rng, number) }
+    }
+
+    /// Number `number` of the sound files cut off at each of their boundaries, all boundaries of all files in a row.
+    fn cut(number: usize, bases: &[Anatomy]) -> Self {
+        let mut cuts = bases.iter().flat_map(|file| file.boundaries().into_iter().map(move |at| &file.bytes[..at]));
+        Self { kind: CUT_AT_A_BOUNDARY, number, bytes: cuts.nth(number).expect("a boundary").to_vec() }
+    }
+
+    fn name(&self) -> String {
+        format!("bad_{:04}.parquet", self.number)
+    }
+
+    fn partition(&self) -> String {
+        partition_of(self.kind)
+    }
+
+    fn again(&self) -> String {
+        format!(
+            "\nto see it again: ARC_CORRUPTION={}:{} cargo test --release --test it corruption::a_thousand",
+            self.kind.name, self.number
+        )
+    }
+}
+
+fn partition_of(kind: Kind) -> String {
+    format!("db/{}/2025/10/08/14", kind.name)
+}
+
+fn damaged_files() -> Vec<Damaged> {
+    let bases = bases::all();
+    if let Some(one) = asked("ARC_CORRUPTION") {
+        let (name, number) = one.split_once(':').expect("kind:number");
+        let number = number.parse().unwrap();
+        if name == CUT_AT_A_BOUNDARY.name {
+            return vec![Damaged::cut(number, &bases)];
+        }
+        let kind = *KINDS.iter().find(|kind| kind.name == name).expect("one of the kinds");
+        return vec![Damaged::new(kind, number, &bases)];
+    }
+    let total: usize = asked("ARC_CORRUPTIONS").map_or(CORRUPTIONS, |n| n.parse().unwrap());
+    let cuts = bases.iter().map(|file| file.boundaries().len()).sum::<usize>().min(total);
+    let cut = (0..cuts).map(|number| Damaged::cut(number, &bases));
+    let others = (0..total - cuts).map(|n| Damaged::new(KINDS[n % KINDS.len()], n / KINDS.len(), &bases));
+    cut.chain(others).collect()
+}
+
+/// An Arc with these files beside good ones.
+fn arc_with(files: &[Damaged]) -> Arc {
+    let arc = Arc::with("min_files = 2");
+    let model = Arc::new();
+    model.write_telemetry(PARTITION, GOOD, GOOD_ROWS);
+    let partitions: BTreeSet<String> = files.iter().map(Damaged::partition).collect();
+    for partition in &partitions {
+        for entry in fs::read_dir(model.folder(PARTITION)).unwrap() {
+            let entry = entry.unwrap();
+            arc.put(partition, entry.file_name().to_str().unwrap(), &fs::read(entry.path()).unwrap());
+        }
+    }
+    for file in files {
+        arc.put(&file.partition(), &file.name(), &file.bytes);
+    }
+    arc
+}
+
+/// The rows of a file, each as its columns by name, without nulls. Sorted.
+fn rows_in(path: &Path) -> duckdb::Result<Vec<String>> {
+    let db = Connection::open_in_memory()?;
+    let table = crate::support::table(&[path.to_owned()]);
+    let mut columns = strings(&db, &format!("SELECT column_name FROM (DESCRIBE SELECT * FROM {table})"))?;
+    columns.sort();
+    let cells = columns.iter().map(|column| {
+        let quoted = format!("\"{}\"", column.replace('"', "\"\""));
+        format!("coalesce('{}=' || {quoted}::VARCHAR || ';', '')", column.replace('\'', "''"))
+    });
+    let row = cells.collect::<Vec<_>>().join(" || ");
+    let mut rows = strings(&db, &format!("SELECT {row} FROM {table}"))?;
+    rows.sort();
+    Ok(rows)
+}
+
+/// Whether a reader that checks more than the engine does can read every value.
+fn strictly_readable(bytes: &[u8]) -> bool {
+    use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+    let bytes = bytes::Bytes::copy_from_slice(bytes);
+    let read =
+        || ParquetRecordBatchReaderBuilder::try_new(bytes).ok()?.build().ok()?.all(|batch| batch.is_ok()).then_some(());
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(read)).is_ok_and(|read| read.is_some())
+}
+
+/// What became of the damaged files of a partition.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Tally {
+    damaged: usize,
+    left_alone: usize,
+    read: usize,
+    /// Of those read: how many a stricter reader than the engine refuses.
+    read_by_engine_only: usize,
+}
+
+/// Names with reasons, of everything that a report says was not merged in a partition.
+fn named_in(report: &Value, partition: &str) -> BTreeMap<String, String> {
+    let mut lists: Vec<&Value> = Vec::new();
+    let of_partition = |entry: &&Value| {
+        format!("{}/{}", entry["database"].as_str().unwrap(), entry["partition_path"].as_str().unwrap()) == partition
+    };
+    for job in report["jobs"].as_array().unwrap().iter().filter(of_partition) {
+        assert_eq!(job["status"], "completed", "{job:#}");
+        lists.extend([&job["inputs_quarantined"], &job["inputs_set_aside"]]);
+    }
+    let entries = lists.into_iter().flat_map(|list| list.as_array().unwrap());
+    entries.map(|entry| (entry["name"].as_str().unwrap().to_owned(), entry["reason"].to_string())).collect()
+}
+
+impl Tally {
+    fn line(&self, kind: &str, files: usize) -> String {
+        let Self { damaged, left_alone, read, read_by_engine_only } = self;
+        assert_eq!(damaged + left_alone + read, files, "every file is accounted for");
+        format!("{kind:<24}{files:>6}{damaged:>10}{left_alone:>12}{read:>6}{read_by_engine_only:>14}\n")
+    }
+}
+
+/// Checks one partition after its compaction.
+fn check(arc: &Arc, report: &Value, files: &[&Damaged]) -> Tally {
+    let partition = files[0].partition();
+    let named = named_in(report, &partition);
+    let mut tally = Tally::default();
+    let mut expected: Vec<String> = Vec::new();
+    // Rows of files in which the engine overlooks damage: their values may be whatever lay in memory.
+    let mut uncertain = 0;
+    for i in 0..GOOD {
+        assert!(!named.contains_key(&format!("cpu_{i:04}.parquet")), "a good file is blamed: {named:#?}");
+    }
+    let good = tempfile::tempdir().unwrap();
+    let path = good.path().join("good.parquet");
+    crate::support::copy(&telemetry(0, GOOD * GOOD_ROWS), &path, "FORMAT parquet");
+    expected.extend(rows_in(&path).unwrap());
+    for file in files {
+        let again = file.again();
+        let there = fs::read(arc.folder(&partition).join(file.name())).ok();
+        match (there, named.get(&file.name())) {
+            (Some(bytes), Some(reason)) => {
+                assert_eq!(bytes, file.bytes, "{partition}/{} is not what it was{again}", file.name());
+                let detail = reason.len() > 30;
+                assert!(detail, "{partition}/{}: no reason: {reason}{again}", file.name());
+                if reason.contains("unreadable") { tally.damaged += 1 } else { tally.left_alone += 1 }
+            }
+            (None, None) => {
+                assert_eq!(file.kind.fate, Fate::NamedOrRead, "{partition}/{} was taken for sound{again}", file.name());
+                let copy = good.path().join(file.name());
+                fs::write(&copy, &file.bytes).unwrap();
+                let rows =
+                    rows_in(&copy).unwrap_or_else(|e| panic!("{partition}/{} was merged, but {e}{again}", file.name()));
+                tally.read += 1;
+                if strictly_readable(&file.bytes) {
+                    expected.extend(rows);
+                } else {
+                    tally.read_by_engine_only += 1;
+                    uncertain += rows.len();
+                }
+            }
+            (there, named) => {
+                let there = there.is_some();
+                panic!("{partition}/{}: there: {there}, named: {named:?}{again}", file.name());
+            }
+        }
+    }
+    let outputs = arc.live_paths(&partition);
+    let outputs = outputs.iter().filter(|path| path.to_string_lossy().ends_with("_compacted.parquet"));
+    let mut found: Vec<String> = outputs.flat_map(|path| rows_in(path).unwrap()).collect();
+    let rows = found.len();
+    let mut lost: Vec<String> = Vec::new();
+    found.sort();
+    for row in &expected {
+        match found.binary_search(row) {
+            Ok(at) => drop(found.remove(at)),
+            Err(_) => lost.push(row.clone()),
+        }
+    }
+    assert!(
+        lost.is_empty() && found.len() == uncertain,
+        "{partition}: {rows} rows for {} and {uncertain}; lost {:#?}, left {:#?}{}",
+        expected.len(),
+        &lost[..lost.len().min(5)],
+        &found[..found.len().min(5)],
+        files[0].again()
+    );
+    tally
+}
+
+#[test]
+fn a_thousand_damaged_files_are_named_or_read_and_no_row_of_a_good_one_is_lost() {
+    let began = Instant::now();
+    let files = damaged_files();
+    let arc = arc_with(&files);
+    let generated = began.elapsed();
+
+    let run = arc.compact();
+    let compacted = began.elapsed();
+
+    assert!(run.code == 0 || run.code == 1, "the program died: {run:#?}{}", files[0].again());
+    let report = run.json();
+    let mut by_partition: BTreeMap<String, Vec<&Damaged>> = BTreeMap::new();
+    for file in &files {
+        by_partition.entry(file.partition()).or_default().push(file);
+    }
+    let mut table = String::new();
+    let mut sum = Tally::default();
+    for (partition, files) in &by_partition {
+        let tally = check(&arc, &report, files);
+        let kind = partition.split('/').nth(1).unwrap();
+        table += &tally.line(kind, files.len());
+        sum.read_by_engine_only += tally.read_by_engine_only;
+        sum.damaged += tally.damaged;
+        sum.left_alone += tally.left_alone;
+        sum.read += tally.read;
+    }
+    let total = sum.line("all", files.len());
+    println!(
+        "{:<24}{:>6}{:>10}{:>12}{:>6}{:>14}\n{table}{total}",
+        "kind", "files", "damaged", "left alone", "read", "(engine only)"
+    );
+    let replaced = run.stderr.matches("merge worker failed, trying once more").count();
+    println!("{replaced} merges needed another child because theirs died");
+    println!("generated in {generated:.1?}, compacted by {compacted:.1?}, checked by {:.1?}", began.elapsed());
+
+    // I6: nothing of this is done again.
+    let state = arc.storage_state();
+    let again = arc.compact();
+    assert_eq!(again.json()["jobs"], Value::Array(Vec::new()), "{again:#?}");
+    assert_eq!(arc.storage_state(), state);
+}
+
+/// Footers at which the Parquet library asks for memory that is not there, or calls itself until the stack ends. Neither is
+/// a panic that could be caught.
+#[test]
+fn a_footer_that_would_bring_the_parquet_library_down_costs_its_file_and_not_the_program() {
+    for (what, footer) in [
+        ("long_schema", thrift::footer_with_a_list_of(2, i32::MAX.unsigned_abs())),
+        ("long_key_values", thrift::footer_with_a_list_of(5, i32::MAX.unsigned_abs())),
+        ("many_children", thrift::footer_with_a_group_of(i32::MAX)),
+        ("deep_schema", thrift::footer_nested(200_000)),
+    ] {
+        let arc = Arc::new();
+        arc.write_telemetry(PARTITION, 3, 10);
+        let rows = arc.rows(PARTITION);
+        // The first in order of names, so that the program itself looks at its footer before any child does.
+        let bytes = thrift::file_of(&footer);
+        let bad = arc.put(PARTITION, "a_hostile.parquet", &bytes);
+
+        let run = arc.compact();
+
+        assert_eq!(run.code, 1, "{what}: {run:#?}");
+        let report = run.json();
+        assert_eq!(report["jobs"][0]["files_compacted"], 3, "{what}: {report:#}");
+        assert_eq!(report["jobs"][0]["inputs_quarantined"][0]["name"], "a_hostile.parquet", "{what}: {report:#}");
+        assert_eq!(fs::read(&bad).unwrap(), bytes, "{what}");
+        fs::remove_file(bad).unwrap();
+        assert_eq!(arc.rows(PARTITION), rows, "{what}");
+    }
+}
+
+/// One file of each kind, in the server: it answers, goes on, and lists what it found.
+#[test]
+fn a_server_lives_through_every_kind_of_damage() {
+    let bases = bases::all();
+    let files: Vec<Damaged> = KINDS.iter().map(|kind| Damaged::new(*kind, 0, &bases)).collect();
+    let arc = arc_with(&files);
+    let mut server = arc.serve();
+    assert_eq!(server.post("/api/compaction/trigger", "").status, 202);
+    server.wait_for("Compaction cycle completed");
+    assert_eq!(server.get("/health").status, 200);
+    let listed = server.get("/api/compaction/quarantine").json().to_string();
+    for file in &files {
+        let partition = file.partition();
+        let there = fs::read(arc.folder(&partition).join(file.name())).ok();
+        if file.kind.fate == Fate::Named {
+            assert_eq!(there.as_deref(), Some(&file.bytes[..]), "{partition}{}", file.again());
+            assert!(listed.contains(file.kind.name), "{partition}: {listed}{}", file.again());
+        }
+        let compacted = arc.live(&partition).iter().filter(|name| name.ends_with("_compacted.parquet")).count();
+        assert!(compacted >= 1, "{partition}: the good files are not compacted{}", file.again());
+    }
+}
+
+/// Many damaged files cost a few looks each, and not a merge each.
+#[test]
+fn twenty_damaged_files_among_two_hundred_are_found_together() {
+    let bases = bases::all();
+    let page_data = *KINDS.iter().find(|kind| kind.name == "garbage").unwrap();
+    let unreadable: Vec<Vec<u8>> = (0..)
+        .map(|number| Damaged::new(page_data, number, &bases).bytes)
+        .filter(|bytes| !strictly_readable(bytes))
+        .take(20)
+        .collect();
+    for verify in ["content", "footers"] {
+        for bad in [0, 1, 2, 20] {
+            let arc = Arc::with(&format!("min_files = 2\nverify = '{verify}'"));
+            let model = arc.write("db/model/2025/10/08/14", "model.parquet", &telemetry(0, 500));
+            let good = fs::read(&model).unwrap();
+            fs::remove_file(model).unwrap();
+            for number in 0..200 {
+                let bytes = if number % 10 == 7 && number / 10 < bad { &unreadable[number / 10] } else { &good };
+                arc.put(PARTITION, &format!("{number:03}.parquet"), bytes);
+            }
+            let began = Instant::now();
+            let run = arc.compact();
+            let report = run.json();
+            let job = &report["jobs"][0];
+            assert_eq!(job["status"], "completed", "{verify}, {bad} bad: {report:#}");
+            let named = job["inputs_quarantined"].as_array().unwrap().len();
+            println!("{verify}, {bad} damaged: {:.1?}, {named} named", began.elapsed());
+            assert!(named <= bad, "{report:#}");
+            assert_eq!(job["files_compacted"].as_u64().unwrap() + named as u64, 200, "{report:#}");
+        }
+    }
+}
+
+/// A file that is small on disk and, with a single value, larger than all memory when it is read.
+#[test]
+fn a_value_larger_than_all_memory_costs_its_file_and_not_its_partition() {
+    let arc = Arc::with("min_files = 2\nmemory_limit_mb = 256");
+    arc.write_telemetry(PARTITION, 3, 10);
+    let bomb = arc.put(PARTITION, "bomb.parquet", &bases::bomb(200 << 20));
+    assert!(fs::metadata(&bomb).unwrap().len() < 1 << 20);
+    let run = arc.compact();
+    let report = run.json();
+    let named = named_in(&report, PARTITION);
+    assert!(named["bomb.parquet"].contains("more memory than this merge may use"), "{report:#}");
+    assert!(bomb.exists());
+    assert_eq!(report["jobs"][0]["rows"], 30, "{report:#}");
+}
+
+/// Rows that can be read one by one, but not be sorted: their job fails and says which limit it hit, nothing of the partition
+/// changes, and the others go on. The file is sound: with more memory it can be merged.
+#[test]
+fn a_file_that_cannot_be_sorted_in_memory_fails_its_job_with_the_limit_and_changes_nothing() {
+    let arc = Arc::with("min_files = 2\nmemory_limit_mb = 256");
+    arc.write_telemetry(PARTITION, 3, 10);
+    arc.write_telemetry("db/mem/2025/10/08/14", 3, 10);
+    arc.put(PARTITION, "bomb.parquet", &bases::bomb(20 << 20));
+    let before: Vec<_> =
+        arc.storage_state().into_iter().filter(|(p, _)| p.starts_with(arc.folder(PARTITION))).collect();
+    let run = arc.compact();
+    assert_eq!(run.code, 1, "{run:#?}");
+    let report = run.json();
+    assert_eq!((&report["jobs_completed"], &report["jobs_failed"]), (&1.into(), &1.into()), "{report:#}");
+    assert!(report.to_string().contains("out of memory"), "{report:#}");
+    let after: Vec<_> = arc.storage_state().into_iter().filter(|(p, _)| p.starts_with(arc.folder(PARTITION))).collect();
+    assert_eq!(after, before);
+}

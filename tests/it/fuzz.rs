@@ -1,0 +1,91 @@
+//! The fuzz targets over mutated seeds, in every test run: without libFuzzer's guidance, but always, and the same ones.
+//!
+//! `ARC_FUZZ_ROUNDS=100000 cargo test --release --test it fuzz::` runs longer; a failure prints its round, and the input as
+//! a file that `just fuzz TARGET FILE` takes.
+
+use std::fs;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::path::Path;
+
+use fastrand::Rng;
+
+use crate::fuzz_targets as targets;
+
+fn seeds(target: &str) -> Vec<Vec<u8>> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds").join(target);
+    let mut paths: Vec<_> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    paths.sort();
+    assert!(!paths.is_empty(), "{target} has no seeds");
+    paths.iter().map(|path| fs::read(path).unwrap()).collect()
+}
+
+/// Numbers at which lengths and counts go wrong.
+const EDGES: [u64; 8] = [0, 1, 0x7f, 0x80, 0xff, 0x7fff_ffff, 0xffff_ffff, u64::MAX];
+
+fn mutated(seeds: &[Vec<u8>], rng: &mut Rng) -> Vec<u8> {
+    let mut bytes = seeds[rng.usize(..seeds.len())].clone();
+    for _ in 0..rng.usize(0..6) {
+        let length = bytes.len();
+        let at = rng.usize(..=length);
+        let end = (at + rng.usize(0..16)).min(length);
+        match rng.u8(..8) {
+            0 if at < length => bytes[at] ^= 1 << rng.u8(..8),
+            1 if at < length => bytes[at] = rng.u8(..),
+            2 => drop(bytes.drain(at..end)),
+            3 => drop(bytes.splice(at..at, (0..rng.usize(1..9)).map(|_| rng.u8(..)).collect::<Vec<_>>())),
+            4 => bytes.truncate(at),
+            5 => drop(bytes.splice(at..end, EDGES[rng.usize(..EDGES.len())].to_le_bytes())),
+            6 => {
+                let other = &seeds[rng.usize(..seeds.len())];
+                let from = rng.usize(..=other.len());
+                let piece = other[from..(from + rng.usize(0..64)).min(other.len())].to_vec();
+                drop(bytes.splice(at..end, piece));
+            }
+            _ => {
+                let again = bytes[at..end].repeat(rng.usize(1..40));
+                drop(bytes.splice(at..at, again));
+            }
+        }
+    }
+    bytes
+}
+
+fn run(target: &str, rounds: u64, body: fn(&[u8])) {
+    #[allow(clippy::disallowed_methods, reason = "how somebody who runs the tests asks for more")]
+    let rounds = std::env::var("ARC_FUZZ_ROUNDS").map_or(rounds, |rounds| rounds.parse().unwrap());
+    let seeds = seeds(target);
+    for round in 0..rounds {
+        let number = usize::try_from(round).unwrap();
+        // The seeds themselves first.
+        let input = seeds.get(number).cloned().unwrap_or_else(|| mutated(&seeds, &mut Rng::with_seed(round)));
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| body(&input))) {
+            let file = std::env::temp_dir().join(format!("arc-fuzz-{target}-{round}"));
+            fs::write(&file, &input).unwrap();
+            println!("round {round}: the input is in {}; just fuzz {target} {}", file.display(), file.display());
+            resume_unwind(panic);
+        }
+    }
+}
+
+#[test]
+fn no_footer_brings_the_survey_down() {
+    run("survey", 5_000, targets::survey);
+}
+
+/// T16.
+#[test]
+fn no_bytes_bring_the_record_parser_down_or_name_a_file_elsewhere() {
+    run("record", 20_000, targets::record);
+}
+
+/// T8, T56.
+#[test]
+fn no_text_is_read_as_a_path_that_is_written_differently() {
+    run("path", 50_000, targets::path);
+}
+
+/// T60.
+#[test]
+fn no_configuration_file_is_anything_but_settings_or_problems() {
+    run("configuration", 3_000, targets::configuration);
+}
