@@ -1,6 +1,7 @@
-//! Crashes: a process dies by SIGKILL right before or right after each of its storage effects; the next `arc compact`
-//! ends wholly old or wholly new, with the same rows, and nothing left over; and a reader that follows the snapshot rule
-//! never sees anything else meanwhile (I4, I5).
+//! Crashes: a process dies by SIGKILL right before or right after each of its effects, on storage, on the locks and on the
+//! state database, and so at every border between the steps of its job; the next `arc compact` ends wholly old or wholly
+//! new, with the same rows, and nothing left over; and a reader that follows the snapshot rule never sees anything else
+//! meanwhile (I4, I5).
 //!
 //! The dying process is this test binary itself, started again with one test selected: [`victim`]. It runs the real
 //! manager with real locks, files and DuckDB on a store that kills its own process at effect n.
