@@ -13,6 +13,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc::compaction::backoff::FIRST_WAIT;
 use arc::compaction::snapshot::live_files;
 use arc::compaction::{CompactionSettings, CycleReport, Scope};
 use arc::config::Config;
@@ -179,6 +180,8 @@ impl Stage {
 
     /// I5, I6: a cycle brings the partition to rest, whatever was before it; a further one changes nothing.
     async fn comes_to_rest(&mut self, late: Option<Waiting>) {
+        // Of two attempts in a row that died, one may be under suspicion.
+        tokio::time::sleep(FIRST_WAIT).await;
         let report = self.cycle(Death::Never).await.report.unwrap();
         self.check_rest(&report);
         if let Some(late) = late {
@@ -188,9 +191,12 @@ impl Stage {
             let report = self.cycle(Death::Never).await.report.unwrap();
             self.check_rest(&report);
         }
+        // The lease of a worker that died when nothing was left to do is in nobody's way, and goes when it has expired.
+        tokio::time::sleep(self.settings.lock_ttl + Duration::from_secs(1)).await;
         let before = self.world.changes();
         let report = self.cycle(Death::Never).await.report.unwrap();
         assert_eq!(self.world.changes(), before, "{report:#?}\n{}", self.world.time_line());
+        assert_eq!(self.machine.leases(), [""; 0], "{}", self.world.time_line());
     }
 
     fn check_rest(&self, report: &CycleReport) {
@@ -199,7 +205,7 @@ impl Stage {
         assert_eq!(self.look(), Glob::Right, "{}", self.world.time_line());
         self.world.check_rest(self.settings.partition.policy.min_files);
         assert_eq!(self.world.broken(), None, "{}", self.world.time_line());
-        assert_eq!(self.machine.left_over(), [""; 0], "{}", self.world.time_line());
+        assert_eq!(self.machine.folders(), [""; 0], "{}", self.world.time_line());
     }
 }
 
@@ -216,13 +222,11 @@ fn survives(shape: &str, at_least: usize, prepare: impl AsyncFn() -> Stage) {
         assert!(effects.len() >= at_least, "only {} effects: {listed:#?}", effects.len());
         check_window(&effects);
         let doubled = effects.iter().filter(|e| e.glob == Glob::Doubled).count();
-        let mut longest = 0;
         for number in 0..effects.len() {
             for death in [Death::Before(number), Death::After(number), Death::Late(number)] {
                 let mut stage = prepare().await;
                 let run = stage.cycle(death).await;
                 assert!(run.report.is_none(), "{death:?}: it did not die: {listed:#?}");
-                longest = longest.max(run.effects.iter().filter(|e| e.glob == Glob::Doubled).count());
                 let late = run.late.filter(|call| matches!(death, Death::Late(_)) && call.kind.changes_storage());
                 stage.comes_to_rest(late).await;
             }
@@ -238,17 +242,20 @@ fn survives(shape: &str, at_least: usize, prepare: impl AsyncFn() -> Stage) {
 
 /// What the README promises to those who read all files: twice only between the first output and the last deletion.
 fn check_window(effects: &[Effect]) {
-    let Some(first) = effects.iter().position(|e| e.glob == Glob::Doubled) else { return };
-    let last = effects.iter().rposition(|e| e.glob == Glob::Doubled).expect("there is a first one");
-    let published = effects.iter().position(|e| e.what.starts_with("complete"));
+    let doubled = |effect: &Effect| effect.glob == Glob::Doubled;
+    let last = effects.iter().rposition(doubled);
     let deleted = effects.iter().rposition(|e| e.what.starts_with("delete") && e.what.ends_with(".parquet"));
-    assert!(published.is_none_or(|at| at <= first), "{effects:#?}");
-    assert!(deleted.is_some_and(|at| last < at), "{effects:#?}");
+    assert!(last < deleted, "{effects:#?}");
+    // Otherwise they were published by the one before, who died.
+    if !doubled(&effects[0]) {
+        let published = effects.iter().position(|e| e.what.starts_with("complete"));
+        assert_eq!(effects.iter().position(doubled), published, "{effects:#?}");
+    }
 }
 
 #[test]
 fn a_first_compaction_survives_a_crash_at_every_effect() {
-    survives("first compaction", 20, async || {
+    survives("first compaction", 17, async || {
         let stage = Stage::new(100);
         stage.write(4);
         stage
@@ -257,7 +264,7 @@ fn a_first_compaction_survives_a_crash_at_every_effect() {
 
 #[test]
 fn a_compaction_of_late_files_survives_a_crash_at_every_effect() {
-    survives("late files", 20, async || {
+    survives("late files", 17, async || {
         let mut stage = Stage::new(100);
         stage.write(4);
         stage.cycle(Death::Never).await;
@@ -277,7 +284,7 @@ fn a_compaction_into_two_outputs_survives_a_crash_at_every_effect() {
 
 #[test]
 fn a_compaction_beside_a_damaged_file_survives_a_crash_at_every_effect() {
-    survives("quarantine", 20, async || {
+    survives("quarantine", 17, async || {
         let stage = Stage::new(100);
         stage.write(3);
         stage.world.ingest_damaged(&stage.partition);
@@ -306,5 +313,5 @@ fn tidying_after_anothers_commit_survives_a_crash_at_every_effect() {
 
 #[test]
 fn voiding_an_undecided_attempt_survives_a_crash_at_every_effect() {
-    survives("void, then first compaction", 25, async || died_after("complete").await);
+    survives("void, then first compaction", 24, async || died_after("complete").await);
 }

@@ -66,10 +66,8 @@ fn merge(request: &MergeRequest, rows_per_output: usize, planted: Planted) -> Re
                 rows.extend(read);
                 consumed.push(input.name.clone());
             }
-            Err(error) => set_aside.push(SetAside {
-                name: input.name.clone(),
-                reason: SetAsideReason::Unreadable(error.to_string()),
-            }),
+            Err(error) => set_aside
+                .push(SetAside { name: input.name.clone(), reason: SetAsideReason::Unreadable(error.to_string()) }),
         }
     }
     if consumed.is_empty() {

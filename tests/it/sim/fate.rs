@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::machine::{Machine, Start};
 use super::reader;
+use super::timeline::TimeLine;
 use super::truth::Past;
 use super::weather::{Weather, some_offset, some_time};
 use super::wire::{Caller, Deliver, Fault, Kind, Waiting};
@@ -35,7 +36,7 @@ pub struct Outcome {
     pub seed: u64,
     /// The invariant that was broken, and how.
     pub broken: Option<String>,
-    pub time_line: String,
+    pub time_line: TimeLine,
     pub steps: usize,
     pub effects: u64,
     pub past: Past,
@@ -128,9 +129,8 @@ impl Fate {
                 frozen_until: Duration::ZERO,
             })
             .collect();
-        let partitions = (14..14 + random.u32(1..=3))
-            .map(|hour| format!("db/cpu/2025/10/08/{hour}").parse().unwrap())
-            .collect();
+        let partitions =
+            (14..14 + random.u32(1..=3)).map(|hour| format!("db/cpu/2025/10/08/{hour}").parse().unwrap()).collect();
         Self {
             random,
             world,
@@ -170,14 +170,15 @@ impl Fate {
         if self.world.broken().is_none() {
             self.come_to_rest().await;
         }
-        let truth = self.world.truth();
+        let time_line = std::mem::take(&mut *self.world.time_line());
+        let past = self.world.truth().past;
         Outcome {
             seed,
-            broken: truth.broken.clone(),
-            time_line: self.world.time_line().to_string(),
-            steps: self.world.time_line().len(),
+            broken: self.world.broken(),
+            steps: time_line.len(),
+            time_line,
             effects: self.effects,
-            past: truth.past,
+            past,
             faults: self.faults,
             good_looks: self.good_looks.count(),
         }
@@ -304,11 +305,11 @@ impl Fate {
             return;
         }
         let start = partition.hour().start().timestamp_micros();
-        let times: Vec<i64> =
-            (0..self.random.usize(1..8)).map(|_| start + self.random.i64(0..3_600_000_000)).collect();
+        let times: Vec<i64> = (0..self.random.usize(1..8)).map(|_| start + self.random.i64(0..3_600_000_000)).collect();
         self.world.ingest(&partition, &times);
     }
 
+    /// One at a time: a start is at work on its machine's disk before its first call.
     fn start_workers(&mut self) {
         let now = self.world.elapsed();
         for worker in 0..self.workers.len() {
@@ -316,6 +317,7 @@ impl Fate {
                 let manager = self.start(worker);
                 let pause = self.workers[worker].pause;
                 self.workers[worker].task = Some(tokio::spawn(work_for_ever(manager, pause)));
+                return;
             }
         }
     }
@@ -395,7 +397,9 @@ impl Fate {
                 return self.check_rest(&reports);
             }
         }
-        self.world.truth().breaks("I6", &format!("{ROUNDS_TO_REST} rounds, and still there is something to do: {reports:#?}"));
+        self.world
+            .truth()
+            .breaks("I6", &format!("{ROUNDS_TO_REST} rounds, and still there is something to do: {reports:#?}"));
     }
 
     /// One cycle of a new start of the worker.
@@ -429,7 +433,7 @@ impl Fate {
         }
         self.world.check_rest(self.settings.partition.policy.min_files);
         for machine in &self.machines {
-            for left in machine.left_over() {
+            for left in machine.leases().into_iter().chain(machine.folders()) {
                 self.world.truth().breaks("I5", &format!("{left} is left over"));
             }
         }

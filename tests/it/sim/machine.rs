@@ -89,11 +89,7 @@ impl Machine {
 
     /// What a crash leaves, told before the worker's memory goes: its folders, which nobody owns any more.
     pub fn remember_folders(&self) -> Vec<String> {
-        let Ok(entries) = fs::read_dir(&self.temp_dir) else { return Vec::new() };
-        let mut found: Vec<String> =
-            entries.filter_map(|e| e.unwrap().file_name().into_string().unwrap().strip_suffix(".arc-owner").map(str::to_owned)).collect();
-        found.sort();
-        found
+        files_in(&self.temp_dir).iter().filter_map(|name| name.strip_suffix(".arc-owner").map(str::to_owned)).collect()
     }
 
     /// Called when the worker's memory is gone. In this process its folders went with it; on a real machine they stay.
@@ -109,17 +105,19 @@ impl Machine {
             let sql = "UPDATE compaction_locks SET worker_id = ?1 WHERE worker_id = ?2";
             Ok(connection.execute(sql, [dead, alive])?)
         });
-        renamed.now_or_never().unwrap().unwrap();
+        now(renamed).unwrap();
     }
 
-    /// I5: leases and folders that are still there.
-    pub fn left_over(&self) -> Vec<String> {
+    /// Partitions with a lease. That of a dead worker stays until it expires, if nobody has anything to do there.
+    pub fn leases(&self) -> Vec<String> {
         let any = WorkerId::of_this_process();
         let locks = CompactionLock::for_worker(self.state.clone(), self.clock.clone(), any);
-        let leases = locks.active_locks().now_or_never().unwrap().unwrap();
-        let mut left: Vec<String> = leases.iter().map(|lease| format!("lease on {}", lease.partition)).collect();
-        left.extend(files_in(&self.temp_dir).into_iter().filter(|name| name != ".arc-lock"));
-        left
+        now(locks.active_locks()).unwrap().iter().map(|lease| lease.partition.to_string()).collect()
+    }
+
+    /// Folders of jobs that are still there.
+    pub fn folders(&self) -> Vec<String> {
+        files_in(&self.temp_dir).into_iter().filter(|name| name != ".arc-lock").collect()
     }
 }
 
@@ -181,11 +179,9 @@ impl LockManager for SimLocks {
     async fn acquire_lock(&self, partition: &PartitionId, ttl: Duration) -> Result<Acquired, LockError> {
         let (wanted, grants) = (partition.clone(), self.world.planted == Planted::LocksAlwaysGrant);
         let me = self.worker_id().clone();
-        self.call("acquire", partition.to_string(), move |locks| {
-            match now(locks.acquire_lock(&wanted, ttl))? {
-                Acquired::HeldBy(lease) if grants => Ok(Acquired::Yes(Lease { worker_id: me, ..lease })),
-                answer => Ok(answer),
-            }
+        self.call("acquire", partition.to_string(), move |locks| match now(locks.acquire_lock(&wanted, ttl))? {
+            Acquired::HeldBy(lease) if grants => Ok(Acquired::Yes(Lease { worker_id: me, ..lease })),
+            answer => Ok(answer),
         })
         .await
     }

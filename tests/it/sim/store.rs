@@ -11,8 +11,8 @@ use futures::stream::{self, BoxStream};
 use futures::{FutureExt, StreamExt};
 use object_store::path::Path;
 use object_store::{
-    CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, ObjectStoreExt,
-    PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result, UploadPart,
+    CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, PutMode,
+    PutMultipartOptions, PutOptions, PutPayload, PutResult, Result, UploadPart,
 };
 
 use super::wire::{Caller, Fault, Kind};
@@ -124,15 +124,11 @@ impl SimStore {
         let target = key.clone();
         self.call(Kind::Delete, "delete", key.as_ref(), move |world, fault| {
             with(fault, None, || {
-                world.about_to_delete(&target);
-                now(world.bucket.delete(&target))?;
-                world.changed(&target);
+                world.delete(&target);
                 if world.planted == Planted::DeleteTakesNeighbour
                     && let Some(next) = world.list(None).into_iter().map(|m| m.location).find(|key| *key > target)
                 {
-                    world.about_to_delete(&next);
-                    now(world.bucket.delete(&next))?;
-                    world.changed(&next);
+                    world.delete(&next);
                 }
                 Ok(target)
             })
@@ -256,9 +252,8 @@ impl MultipartUpload for SimUpload {
         // The order of parts is that of the calls.
         let part = upload.lock().unwrap().put_part(data);
         async move {
-            let call = store.call(Kind::Prepare, "upload part", key.as_ref(), move |_, fault| {
-                with(fault, None, || now(part))
-            });
+            let call =
+                store.call(Kind::Prepare, "upload part", key.as_ref(), move |_, fault| with(fault, None, || now(part)));
             call.await
         }
         .boxed()

@@ -154,7 +154,9 @@ impl Truth {
         };
         let scene = match Scene::of(&partition, objects(&partition)) {
             Ok(scene) => scene,
-            Err(error) => return self.breaks("I3", &format!("{key} was deleted beside a head that is unreadable: {error}")),
+            Err(error) => {
+                return self.breaks("I3", &format!("{key} was deleted beside a head that is unreadable: {error}"));
+            }
         };
         let head = &scene.head;
         let allowed = if let Some(record) = name.strip_prefix("_compaction/") {
@@ -172,7 +174,13 @@ impl Truth {
         };
         self.past.deletions += 1;
         if !allowed {
-            self.breaks("I3", &format!("{key} was deleted, and the newest record (generation {}) does not give it up", head.generation()));
+            self.breaks(
+                "I3",
+                &format!(
+                    "{key} was deleted, and the newest record (generation {}) does not give it up",
+                    head.generation()
+                ),
+            );
         }
     }
 
@@ -225,7 +233,8 @@ impl Truth {
         let last = known.heads.last_key_value().map_or(Generation(0), |(generation, _)| *generation);
         if let Some(before) = known.heads.get(&record.generation) {
             if *before != bytes || record.generation != last {
-                let what = format!("{partition}: record {} is not the one that it was, or an older one", record.generation);
+                let what =
+                    format!("{partition}: record {} is not the one that it was, or an older one", record.generation);
                 self.breaks("I7", &what);
             }
             return;

@@ -55,7 +55,7 @@ impl Weather {
             clock_jump: chance(0.01),
             haunted: chance(1.0),
             idle: chance(0.05),
-            ingest: 0.005 + random.f64() * 0.03,
+            ingest: 0.01 + random.f64() * 0.05,
         }
     }
 
