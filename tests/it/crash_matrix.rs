@@ -23,7 +23,7 @@ use futures::FutureExt;
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
-use crate::sim::machine::{Machine, Start};
+use crate::sim::machine::{self, Machine, Start};
 use crate::sim::rows::decode;
 use crate::sim::wire::{Kind, Waiting};
 use crate::sim::world::{Planted, World};
@@ -74,7 +74,7 @@ struct Run {
 
 impl Stage {
     fn new(rows_per_output: usize) -> Self {
-        let folder = TempDir::new().unwrap();
+        let folder = machine::disk();
         fastrand::seed(1);
         let world = World::new(Planted::Nothing, 1_000);
         let mut settings = Config::default().compaction;

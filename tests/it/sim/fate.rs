@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::machine::{Machine, Start};
+use super::machine::{self, Machine, Start};
 use super::reader;
 use super::timeline::TimeLine;
 use super::truth::Past;
@@ -93,7 +93,7 @@ fn settings(random: &mut Rng) -> CompactionSettings {
     policy.min_files = random.usize(2..=3);
     policy.settle = Duration::from_secs([0, 30][random.usize(..2)]);
     policy.late_data_max_wait = Duration::from_secs([60, 600][random.usize(..2)]);
-    policy.late_rewrite_ratio = [0.0, 0.1, 1.0][random.usize(..3)];
+    policy.late_rewrite_ratio = [0.0, 0.1, 1.0, 100.0][random.usize(..4)];
     policy.max_side_files = random.usize(1..=4);
     policy.target_file_size_bytes = [1 << 30, 3_000][random.usize(..2)];
     settings
@@ -102,7 +102,7 @@ fn settings(random: &mut Rng) -> CompactionSettings {
 impl Fate {
     /// Everything that the seed says about who is there.
     pub fn new(seed: u64, planted: Planted) -> Self {
-        let folder = TempDir::new().unwrap();
+        let folder = machine::disk();
         // The names of probes come from here.
         fastrand::seed(seed);
         let mut random = Rng::with_seed(seed);
@@ -210,14 +210,14 @@ impl Fate {
         if hits(weather.ingest) {
             self.ingest();
         } else if hits(weather.crash) {
-            let worker = self.random.usize(..self.workers.len());
+            let worker = self.somebody();
             self.crash(worker).await;
         } else if hits(weather.freeze) {
             self.freeze();
         } else if hits(weather.clock_jump) {
             self.jump_a_clock();
         } else if hits(weather.burst) {
-            self.burst_until = self.world.elapsed() + some_time(&mut self.random);
+            self.burst_until = self.world.elapsed() + Duration::from_millis(self.random.u64(1..60_000));
             self.count("burst of 503");
             self.world.say("storage", "503 burst", "", &format!("until {:?}", self.burst_until));
         } else if hits(weather.idle) {
@@ -333,6 +333,14 @@ impl Fate {
         self.machines[worker.machine].start(&self.world, &worker.start, &self.settings)
     }
 
+    /// A worker for whom it is a bad moment: often one that is about to change storage.
+    fn somebody(&mut self) -> usize {
+        let (any, at_any_moment) = (self.random.usize(..self.workers.len()), self.random.bool());
+        let busy = self.waiting.iter().find(|(call, _)| call.kind.changes_storage() && !call.is_abandoned());
+        let busy = busy.and_then(|(call, _)| self.workers.iter().position(|w| w.start.caller == call.caller));
+        busy.filter(|_| !at_any_moment).unwrap_or(any)
+    }
+
     /// A worker dies where it stands. What it had asked for may still arrive.
     async fn crash(&mut self, worker: usize) {
         let Some(task) = self.workers[worker].task.take() else { return };
@@ -351,7 +359,7 @@ impl Fate {
     }
 
     fn freeze(&mut self) {
-        let worker = self.random.usize(..self.workers.len());
+        let worker = self.somebody();
         let until = self.world.elapsed() + some_time(&mut self.random) * 2;
         self.workers[worker].frozen_until = until;
         self.count("frozen worker");

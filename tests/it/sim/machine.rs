@@ -17,6 +17,7 @@ use arc::state::{Access, StateDb, StateError, Watch};
 use arc::storage::Storage;
 use async_trait::async_trait;
 use futures::FutureExt;
+use tempfile::TempDir;
 
 use super::clock::SimClock;
 use super::engine::SimEngine;
@@ -119,6 +120,11 @@ impl Machine {
     pub fn folders(&self) -> Vec<String> {
         files_in(&self.temp_dir).into_iter().filter(|name| name != ".arc-lock").collect()
     }
+}
+
+/// The disk of machines that live for a moment: memory, where the system offers it as a folder.
+pub fn disk() -> TempDir {
+    TempDir::new_in("/dev/shm").or_else(|_| TempDir::new()).unwrap()
 }
 
 fn files_in(folder: &Path) -> Vec<String> {

@@ -27,8 +27,8 @@ struct Known {
     rows: BTreeSet<i64>,
     /// Files that are nobody's to change: damaged ones, and ones of others.
     untouchable: BTreeMap<String, Bytes>,
-    /// The bytes of every record that was a head.
-    heads: BTreeMap<Generation, Bytes>,
+    /// Every record that was a head.
+    heads: BTreeMap<Generation, Record>,
 }
 
 /// What happened, counted.
@@ -46,6 +46,7 @@ pub struct Past {
 pub struct Truth {
     partitions: BTreeMap<PartitionId, Known>,
     decoded: HashMap<(String, String), Option<Arc<Vec<Row>>>>,
+    parsed: Heads,
     pub past: Past,
     pub broken: Option<String>,
 }
@@ -64,8 +65,11 @@ pub struct Scene {
     pub foreign: Vec<String>,
 }
 
+/// Heads that were parsed before, by the names and tags of their records.
+type Heads = HashMap<(String, String), Head>;
+
 impl Scene {
-    pub fn of(partition: &PartitionId, objects: Vec<Object>) -> Result<Self, String> {
+    fn of(partition: &PartitionId, objects: Vec<Object>, heads: &mut Heads) -> Result<Self, String> {
         let mut scene = Self { head: Head::none(), data: Vec::new(), records: 0, foreign: Vec::new() };
         let mut newest: Option<(Generation, Object)> = None;
         for object in objects {
@@ -92,8 +96,15 @@ impl Scene {
             }
         }
         if let Some((generation, object)) = newest {
-            let record = Record::parse(&object.bytes, generation).map_err(|e| format!("{}: {e}", object.name))?;
-            scene.head = Head::of(record, object.etag);
+            let key = (format!("{partition}/{}", object.name), object.etag);
+            scene.head = if let Some(head) = heads.get(&key) {
+                head.clone()
+            } else {
+                let record = Record::parse(&object.bytes, generation).map_err(|e| format!("{}: {e}", object.name))?;
+                let head = Head::of(record, key.1.clone());
+                heads.insert(key, head.clone());
+                head
+            };
         }
         Ok(scene)
     }
@@ -152,7 +163,7 @@ impl Truth {
             }
             return;
         };
-        let scene = match Scene::of(&partition, objects(&partition)) {
+        let scene = match Scene::of(&partition, objects(&partition), &mut self.parsed) {
             Ok(scene) => scene,
             Err(error) => {
                 return self.breaks("I3", &format!("{key} was deleted beside a head that is unreadable: {error}"));
@@ -189,7 +200,7 @@ impl Truth {
         if self.broken.is_some() {
             return;
         }
-        let scene = match Scene::of(partition, objects) {
+        let scene = match Scene::of(partition, objects, &mut self.parsed) {
             Ok(scene) => scene,
             Err(error) => return self.breaks("I4", &format!("{partition} cannot be read by anybody: {error}")),
         };
@@ -228,18 +239,17 @@ impl Truth {
             }
             return;
         };
-        let bytes = Bytes::from(record.to_bytes());
         let known = self.partitions.entry(partition.clone()).or_default();
         let last = known.heads.last_key_value().map_or(Generation(0), |(generation, _)| *generation);
         if let Some(before) = known.heads.get(&record.generation) {
-            if *before != bytes || record.generation != last {
+            if before != record || record.generation != last {
                 let what =
                     format!("{partition}: record {} is not the one that it was, or an older one", record.generation);
                 self.breaks("I7", &what);
             }
             return;
         }
-        known.heads.insert(record.generation, bytes);
+        known.heads.insert(record.generation, record.clone());
         if record.generation != last.next() {
             self.breaks("I7", &format!("{partition}: record {} follows record {last}", record.generation));
         }
@@ -292,7 +302,7 @@ impl Truth {
 
     /// I5: what must hold when nothing is left to do.
     pub fn check_rest(&mut self, partition: &PartitionId, objects: Vec<Object>, min_files: usize) {
-        let scene = match Scene::of(partition, objects) {
+        let scene = match Scene::of(partition, objects, &mut self.parsed) {
             Ok(scene) => scene,
             Err(error) => return self.breaks("I5", &format!("{partition}: {error}")),
         };

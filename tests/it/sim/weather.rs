@@ -48,13 +48,13 @@ impl Weather {
             delete_fails: chance(0.3),
             database_busy: chance(0.1),
             child_dies: chance(0.2),
-            burst: chance(0.005),
+            burst: chance(0.003),
             slow: chance(0.05),
-            crash: chance(0.02),
+            crash: chance(0.008),
             freeze: chance(0.01),
             clock_jump: chance(0.01),
             haunted: chance(1.0),
-            idle: chance(0.05),
+            idle: chance(0.02),
             ingest: 0.01 + random.f64() * 0.05,
         }
     }

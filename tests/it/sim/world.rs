@@ -27,7 +27,7 @@ pub enum Planted {
     Nothing,
     /// A create overwrites what is there.
     CreateOverwrites,
-    /// A create is answered with success although another object is there.
+    /// A create is answered with success although another record is there. Nobody's rows depend on that answer.
     CreateLies,
     /// A LIST leaves out its later pages without an error.
     ListHidesPages,
