@@ -259,7 +259,7 @@ const FAULTS: [&str; 23] = [
     "locks busy",
     "locks: answer lost",
     "read refused",
-    "request of a dead caller",
+    "request for nobody",
     "slow answer",
     "slow call",
     "stale read",

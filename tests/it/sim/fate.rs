@@ -107,7 +107,7 @@ impl Fate {
         fastrand::seed(seed);
         let mut random = Rng::with_seed(seed);
         let weather = Weather::of(&mut random);
-        let page = if random.bool() { 1_000 } else { random.usize(1..=6) };
+        let page = if random.u8(..3) > 0 { 1_000 } else { random.usize(3..=8) };
         let page = if planted == Planted::ListHidesPages { 3 } else { page };
         let world = World::new(planted, page);
         let settings = settings(&mut random);
@@ -161,7 +161,7 @@ impl Fate {
             let (partitions, looks) = (self.partitions.clone(), self.good_looks.clone());
             self.readers.push(tokio::spawn(reader::read_for_ever(Arc::clone(&self.world), caller, partitions, looks)));
         }
-        let steps = self.random.usize(300..900);
+        let steps = self.random.usize(400..1_000);
         let mut done = 0;
         while done < steps && self.world.broken().is_none() {
             self.step().await;
@@ -255,8 +255,16 @@ impl Fate {
         }
         let choice = self.random.usize(..calls.len() + answers.len());
         if let Some(at) = calls.get(choice) {
-            let (call, _) = self.waiting.remove(*at);
-            self.carry_out(call);
+            let (call, ready) = self.waiting.remove(*at);
+            let dies = call.kind.changes_storage() && self.random.f64() < self.weather.crash_at_change;
+            let caller = dies.then(|| self.workers.iter().position(|w| w.start.caller == call.caller)).flatten();
+            match caller.filter(|_| !call.is_abandoned()) {
+                None => self.carry_out(call),
+                Some(worker) => {
+                    self.waiting.push((call, ready));
+                    self.crash(worker).await;
+                }
+            }
         } else {
             let answer = self.answers.remove(answers[choice - calls.len()]);
             (answer.deliver)();
@@ -265,8 +273,8 @@ impl Fate {
 
     fn carry_out(&mut self, call: Waiting) {
         let abandoned = call.is_abandoned();
-        if abandoned && (!call.kind.changes_storage() || self.random.f64() >= self.weather.haunted) {
-            return; // it never arrived
+        if abandoned && !call.kind.changes_storage() {
+            return; // nobody would notice
         }
         let (kind, what, caller, object) = (call.kind, call.what, Arc::clone(&call.caller), call.object.clone());
         let in_burst = self.world.elapsed() < self.burst_until;
@@ -277,7 +285,7 @@ impl Fate {
         self.effects += u64::from(kind.is_effect(what));
         let (deliver, mut outcome) = call.run(fault);
         if abandoned {
-            self.count("request of a dead caller");
+            self.count("request for nobody");
             outcome.push_str(", FOR NOBODY");
         }
         self.world.say(&caller, what, &object, &outcome);
@@ -352,6 +360,14 @@ impl Fate {
         tokio::time::sleep(STEP).await;
         self.machines[machine].bury(&start, &folders);
         self.answers.retain(|answer| answer.caller != start.caller);
+        for (call, ready) in std::mem::take(&mut self.waiting) {
+            if call.caller != start.caller {
+                self.waiting.push((call, ready));
+            } else if call.kind.changes_storage() && self.random.f64() < self.weather.haunted {
+                let late = some_time(&mut self.random) * self.random.u32(1..4);
+                self.waiting.push((call, self.world.elapsed() + late));
+            }
+        }
         self.workers[worker].back_at = self.world.elapsed() + some_time(&mut self.random);
         self.workers[worker].frozen_until = Duration::ZERO;
         self.count("crash");

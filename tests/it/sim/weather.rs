@@ -24,6 +24,8 @@ pub struct Weather {
     pub slow: f64,
     /// Of a crash, per step.
     pub crash: f64,
+    /// Of a crash of whoever makes the call, if it changes storage.
+    pub crash_at_change: f64,
     /// Of a worker that stops for longer than its lease, per step.
     pub freeze: f64,
     /// Of a clock that is set, per step.
@@ -50,7 +52,8 @@ impl Weather {
             child_dies: chance(0.2),
             burst: chance(0.003),
             slow: chance(0.05),
-            crash: chance(0.008),
+            crash: chance(0.01),
+            crash_at_change: chance(0.15),
             freeze: chance(0.01),
             clock_jump: chance(0.01),
             haunted: chance(1.0),
@@ -65,7 +68,9 @@ impl Weather {
         let (refused, lost, twice, stale) = match kind {
             Kind::Get => (self.refused, 0.0, 0.0, self.stale),
             Kind::List => (self.refused + self.list_fails, 0.0, 0.0, 0.0),
-            Kind::Prepare | Kind::Complete => (self.refused, self.answer_lost, 0.0, 0.0),
+            Kind::Prepare => (self.refused, self.answer_lost, 0.0, 0.0),
+            // Few and decisive.
+            Kind::Complete => (3.0 * self.refused, 3.0 * self.answer_lost, 0.0, 0.0),
             Kind::Create => (self.refused, self.answer_lost, self.answered_twice, 0.0),
             Kind::Delete => (self.refused + self.delete_fails, self.answer_lost, 0.0, 0.0),
             Kind::Lock => (self.database_busy, self.database_busy / 2.0, 0.0, 0.0),
