@@ -175,7 +175,11 @@ fn survives_every_crash(prepare: impl Fn() -> Arc) {
         assert_eq!(arc.storage_state(), state, "a further run changes nothing (killed at point {point})");
         if !died {
             let passed = fs::read_to_string(arc.dir().join(PASSED)).unwrap();
-            assert_eq!(passed.lines().count(), point / 2, "every effect was died at, before it and after it:\n{passed}");
+            assert_eq!(
+                passed.lines().count(),
+                point / 2,
+                "every effect was died at, before it and after it:\n{passed}"
+            );
             assert_every_step(&passed);
             println!("{point} crash points around {} effects", point / 2);
             return;

@@ -161,6 +161,11 @@ impl Fate {
             let (partitions, looks) = (self.partitions.clone(), self.good_looks.clone());
             self.readers.push(tokio::spawn(reader::read_for_ever(Arc::clone(&self.world), caller, partitions, looks)));
         }
+        if self.random.bool() {
+            let start = Start { caller: "v".into(), seed: 0, rows_per_output: 1 };
+            let manager = self.machines[0].start(&self.world, &start, &self.settings);
+            self.readers.push(tokio::spawn(reader::verify_for_ever(Arc::clone(&self.world), manager)));
+        }
         let steps = self.random.usize(400..1_000);
         let mut done = 0;
         while done < steps && self.world.broken().is_none() {
@@ -418,7 +423,8 @@ impl Fate {
                 }
             }
             if self.world.changes() == before {
-                return self.check_rest(&reports);
+                self.check_rest(&reports);
+                return self.check_verdict().await;
             }
         }
         self.world
@@ -430,11 +436,24 @@ impl Fate {
     async fn cycle(&mut self, worker: usize) -> Option<CycleReport> {
         let manager = self.start(worker);
         let cycle = async move { manager.run_compaction_cycle(Scope::default(), CancellationToken::new()).await };
-        let task = tokio::spawn(cycle);
+        self.undisturbed(tokio::spawn(cycle)).await.map(Result::unwrap)
+    }
+
+    /// `arc verify` has nothing to say at rest.
+    async fn check_verdict(&mut self) {
+        let manager = self.start(0);
+        let findings = self.undisturbed(tokio::spawn(async move { reader::findings(&manager).await })).await;
+        for finding in findings.unwrap_or_default() {
+            self.world.truth().breaks("I5", &format!("at rest: {finding:?}"));
+        }
+    }
+
+    /// Everything that a task calls for is done, one after the other.
+    async fn undisturbed<T>(&mut self, task: JoinHandle<T>) -> Option<T> {
         for _ in 0..MAX_CALLS {
             self.settle().await;
             if task.is_finished() {
-                return Some(task.await.unwrap().unwrap());
+                return Some(task.await.unwrap());
             }
             if self.waiting.is_empty() {
                 let world = Arc::clone(&self.world);

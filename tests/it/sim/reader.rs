@@ -1,12 +1,16 @@
-//! Readers by the snapshot rule: they may be told to try again, and never see wrong rows.
+//! Readers by the snapshot rule: they may be told to try again, and never see wrong rows. And checks as by `arc verify`:
+//! they may be unable to look, and never raise a false alarm.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc::compaction::snapshot::{self, Snapshot};
+use arc::compaction::verify::{Checked, Depth, Finding, Kind, Severity};
+use arc::compaction::{CompactionManager, Scope};
 use arc::partition::PartitionId;
 use arc::storage::Storage;
+use futures::StreamExt;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
 
@@ -41,6 +45,24 @@ pub async fn read_for_ever(world: Arc<World>, caller: Caller, partitions: Vec<Pa
         }
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
+}
+
+/// Checks everything, again and again.
+pub async fn verify_for_ever(world: Arc<World>, manager: CompactionManager) {
+    loop {
+        // What the next cycle clears may be there, and storage may not answer.
+        let alarm = |f: &Finding| f.severity > Severity::Info && f.kind != Kind::Unchecked;
+        for finding in findings(&manager).await.into_iter().filter(alarm) {
+            world.truth().breaks("false alarm", &format!("{finding:?}"));
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
+/// Everything that a check says.
+pub async fn findings(manager: &CompactionManager) -> Vec<Finding> {
+    let checked: Vec<Checked> = manager.verify(Scope::default(), Depth::Footers).collect().await;
+    checked.into_iter().flat_map(|checked| checked.findings).collect()
 }
 
 /// The numbers of the rows of a snapshot; `None` when a file cannot be read, upon which the rule says to look again.
