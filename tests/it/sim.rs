@@ -114,9 +114,7 @@ fn one_seed() {
 fn the_same_seed_gives_the_same_time_line() {
     for seed in 0..20 {
         let (once, again) = (simulate(seed), simulate(seed));
-        if once.time_line != again.time_line {
-            panic!("seed {seed}:\n{}\n{}", once.time_line, again.time_line);
-        }
+        assert!(once.time_line == again.time_line, "seed {seed}:\n{}\n{}", once.time_line, again.time_line);
         assert_eq!(once.faults, again.faults);
     }
 }

@@ -11,8 +11,8 @@ use futures::stream::{self, BoxStream};
 use futures::{FutureExt, StreamExt};
 use object_store::path::Path;
 use object_store::{
-    CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, PutMode,
-    PutMultipartOptions, PutOptions, PutPayload, PutResult, Result, UploadPart,
+    CopyOptions, Error, Extensions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
+    ObjectStoreExt, PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result, UploadPart,
 };
 
 use super::wire::{Caller, Fault, Kind};
@@ -159,7 +159,11 @@ impl ObjectStore for SimStore {
                 if done.is_ok() {
                     world.changed(&key);
                 } else if world.planted == Planted::CreateLies && key.as_ref().contains("/_compaction/") {
-                    return Ok(PutResult { e_tag: None, version: None, extensions: Default::default() });
+                    return now(world.bucket.head(&key)).map(|meta| PutResult {
+                        e_tag: meta.e_tag,
+                        version: None,
+                        extensions: Extensions::default(),
+                    });
                 }
                 done
             })
