@@ -125,6 +125,7 @@ fn the_same_seed_gives_the_same_time_line() {
 fn every_planted_error_is_found() {
     for (planted, invariant) in [
         (Planted::CreateOverwrites, "I7"),
+        (Planted::CreateLies, "T67"),
         (Planted::ListHidesPages, "I"),
         (Planted::MergeLosesRow, "I1"),
         (Planted::MergeDoublesRow, "I1"),
@@ -141,14 +142,12 @@ fn every_planted_error_is_found() {
     }
 }
 
-/// I7: leases save work; correctness rests on records, and on which one is there, not on what was answered.
+/// I7: leases save work; correctness rests on records.
 #[test]
-fn locks_that_are_granted_to_everybody_and_creates_that_lie_cost_no_row() {
-    for planted in [Planted::LocksAlwaysGrant, Planted::CreateLies] {
-        for seed in 0..100 {
-            let outcome = simulate_with(seed, planted);
-            assert_eq!(outcome.broken, None, "{}\nseed {seed}, {planted:?}", outcome.time_line);
-        }
+fn locks_that_are_granted_to_everybody_cost_no_row() {
+    for seed in 0..100 {
+        let outcome = simulate_with(seed, Planted::LocksAlwaysGrant);
+        assert_eq!(outcome.broken, None, "{}\nseed {seed}, every lease granted", outcome.time_line);
     }
 }
 

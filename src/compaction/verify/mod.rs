@@ -27,7 +27,7 @@ use super::record::Head;
 use super::scan::{self, Scope, places};
 use super::sweep::Extent;
 use crate::partition::PartitionId;
-use crate::storage::{OwnedDir, Scanned};
+use crate::storage::{OwnedDir, Scanned, StorageError};
 
 mod checks;
 mod deep;
@@ -242,15 +242,22 @@ async fn check(env: &JobEnv, partition: &PartitionId, depth: Depth, id: &str) ->
 }
 
 async fn examine(env: &JobEnv, partition: &PartitionId, depth: Depth, id: &str) -> Result<Checked, JobError> {
+    let mut unsettled = ObserveError::Unsettled { partition: partition.clone() }.into();
     for _ in 0..MAX_LOOKS {
-        let (head, checked) = look(env, partition, depth, id).await?;
-        // A LIST takes time and is no snapshot: one that was under way while somebody committed shows files without the
-        // record that explains them, and nobody may be called for that.
-        if checked.findings.is_empty() || read_head(&env.storage, partition).await? == head {
-            return Ok(checked);
+        match look(env, partition, depth, id).await {
+            // A LIST takes time and is no snapshot: one that was under way while somebody committed shows files without the
+            // record that explains them, and nobody may be called for that.
+            Ok((head, checked)) => {
+                if checked.findings.is_empty() || read_head(&env.storage, partition).await? == head {
+                    return Ok(checked);
+                }
+            }
+            // It was listed a moment ago: somebody has committed and tidied since.
+            Err(gone @ JobError::Storage { source: StorageError::NotFound { .. }, .. }) => unsettled = gone,
+            Err(other) => return Err(other),
         }
     }
-    Err(ObserveError::Unsettled { partition: partition.clone() }.into())
+    Err(unsettled)
 }
 
 /// What one look shows, and the head that it was made from.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc::clock::Clock;
-use arc::compaction::events::EventSink;
+use arc::compaction::events::{Event, EventSink};
 use arc::compaction::{CompactionManager, CompactionSettings, Components};
 use arc::lock::{Acquired, CompactionLock, Lease, LockError, LockManager, WorkerId};
 use arc::merge::MergeLimits;
@@ -82,7 +82,14 @@ impl Machine {
             }),
             clock,
             limits: MergeLimits { memory_bytes: 1 << 30, threads: NonZeroUsize::MIN, temp_bytes: None },
-            events: EventSink::ignore(),
+            events: EventSink::new({
+                let world = Arc::clone(world);
+                move |event| {
+                    if let Event::JobFinished(report) = event {
+                        world.truth().check_report(&report);
+                    }
+                }
+            }),
             seed: start.seed,
         };
         CompactionManager::new(components, CompactionSettings { temp_dir: self.temp_dir.clone(), ..settings.clone() })

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use arc::compaction::record::{Head, Record, RecordKind};
+use arc::compaction::{JobReport, JobStatus};
 use arc::partition::{CompactedName, DataFile, FileKind, Generation, PartitionId};
 use bytes::Bytes;
 
@@ -297,6 +298,21 @@ impl Truth {
             let lost: Vec<_> = before.difference(&seen).collect();
             let what = format!("a reader of {partition} saw wrong rows: lost {lost:?}, doubled: {doubled}");
             self.breaks("I4", &what);
+        }
+    }
+
+    /// T62, T67: a job has happened if its record is there, and says so; only of an unknown outcome it may say either.
+    pub fn check_report(&mut self, report: &JobReport) {
+        let partition = report.partition().parse().unwrap();
+        let heads = self.partitions.get(&partition).map(|known| &known.heads);
+        let by_it = |record: &Record| record.kind == RecordKind::Commit && record.job_id == report.job_id;
+        let happened = heads.is_some_and(|heads| heads.values().any(by_it));
+        let (said, error) = (report.status == JobStatus::Completed, report.error.as_deref().unwrap_or_default());
+        if said != happened && !error.contains("unknown") {
+            self.breaks(
+                "T67",
+                &format!("{} says {:?}, {error:?}; its record: {happened}", report.job_id, report.status),
+            );
         }
     }
 

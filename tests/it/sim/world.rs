@@ -27,7 +27,7 @@ pub enum Planted {
     Nothing,
     /// A create overwrites what is there.
     CreateOverwrites,
-    /// A create is answered with success although another record is there. Nobody's rows depend on that answer.
+    /// A create is answered with success although another record is there. No row depends on that, but reports do.
     CreateLies,
     /// A LIST leaves out its later pages without an error.
     ListHidesPages,
