@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc::compaction::{CompactionManager, CompactionSettings, CycleReport, Scope};
-use arc::config::Config;
 use arc::partition::PartitionId;
 use fastrand::Rng;
 use tempfile::TempDir;
@@ -16,8 +15,8 @@ use super::machine::{self, Machine, Start};
 use super::reader;
 use super::timeline::TimeLine;
 use super::truth::Past;
-use super::weather::{Weather, some_offset, some_time};
-use super::wire::{Caller, Deliver, Fault, Kind, Waiting};
+use super::weather::{self, Weather, some_offset, some_time};
+use super::wire::{Caller, Deliver, Waiting};
 use super::world::{Planted, World};
 
 /// Virtual time that a step takes. Tokio's clock moves on only when every task and every thread is at rest.
@@ -82,23 +81,6 @@ pub struct Fate {
     _folder: TempDir,
 }
 
-/// Settings under which everything happens soon.
-fn settings(random: &mut Rng) -> CompactionSettings {
-    let mut settings = Config::default().compaction;
-    settings.max_concurrent_jobs = random.usize(1..=2).try_into().unwrap();
-    settings.lock_ttl = Duration::from_secs(random.u64(5..=90));
-    settings.record_retention = Duration::from_secs([0, 60, 3_600][random.usize(..3)]);
-    settings.quarantine_retry = Duration::from_secs([60, 3_600][random.usize(..2)]);
-    let policy = &mut settings.partition.policy;
-    policy.min_files = random.usize(2..=3);
-    policy.settle = Duration::from_secs([0, 30][random.usize(..2)]);
-    policy.late_data_max_wait = Duration::from_secs([60, 600][random.usize(..2)]);
-    policy.late_rewrite_ratio = [0.0, 0.1, 1.0, 100.0][random.usize(..4)];
-    policy.max_side_files = random.usize(1..=4);
-    policy.target_file_size_bytes = [1 << 30, 3_000][random.usize(..2)];
-    settings
-}
-
 impl Fate {
     /// Everything that the seed says about who is there.
     pub fn new(seed: u64, planted: Planted) -> Self {
@@ -110,7 +92,7 @@ impl Fate {
         let page = if random.u8(..3) > 0 { 1_000 } else { random.usize(3..=8) };
         let page = if planted == Planted::ListHidesPages { 3 } else { page };
         let world = World::new(planted, page);
-        let settings = settings(&mut random);
+        let settings = weather::settings(&mut random);
         let machines: Vec<Machine> = (0..random.usize(1..=3))
             .map(|number| {
                 let offset = some_offset(&mut random);
@@ -285,7 +267,7 @@ impl Fate {
         let in_burst = self.world.elapsed() < self.burst_until;
         let fault = self.weather.fault(&mut self.random, kind, in_burst);
         if let Some(fault) = fault {
-            self.count(name(kind, fault));
+            self.count(weather::name(kind, fault));
         }
         self.effects += u64::from(kind.is_effect(what));
         let (deliver, mut outcome) = call.run(fault);
@@ -487,26 +469,5 @@ async fn work_for_ever(manager: CompactionManager, pause: Duration) {
     loop {
         let _ = manager.run_compaction_cycle(Scope::default(), CancellationToken::new()).await;
         tokio::time::sleep(pause).await;
-    }
-}
-
-fn name(kind: Kind, fault: Fault) -> &'static str {
-    match (kind, fault) {
-        (Kind::Get, Fault::Refused) => "read refused",
-        (Kind::List, _) => "list failed",
-        (Kind::Prepare, _) => "upload failed",
-        (Kind::Complete, Fault::Refused) => "complete refused",
-        (Kind::Complete, _) => "complete: answer lost",
-        (Kind::Create, Fault::Refused) => "create refused",
-        (Kind::Create, Fault::AnsweredTwice) => "create: 412 after success",
-        (Kind::Create, _) => "create: answer lost",
-        (Kind::Delete, Fault::Refused) => "delete refused",
-        (Kind::Delete, _) => "delete: answer lost",
-        (Kind::Lock, Fault::Refused) => "locks busy",
-        (Kind::Lock, _) => "locks: answer lost",
-        (Kind::State, _) => "state busy",
-        (Kind::StateAnswer, _) => "state: answer lost",
-        (Kind::Merge, _) => "child died",
-        (Kind::Get, _) => "stale read",
     }
 }

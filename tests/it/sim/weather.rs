@@ -1,8 +1,10 @@
-//! What goes wrong in one simulation, and how often: drawn from its seed. Every simulation has some kinds of trouble and not
+//! What is set, and what goes wrong in one simulation, and how often: drawn from its seed. Every simulation has some kinds of trouble and not
 //! others, so that each kind is also seen alone.
 
 use std::time::Duration;
 
+use arc::compaction::CompactionSettings;
+use arc::config::Config;
 use chrono::TimeDelta;
 use fastrand::Rng;
 
@@ -103,4 +105,43 @@ pub fn some_time(random: &mut Rng) -> Duration {
 pub fn some_offset(random: &mut Rng) -> TimeDelta {
     let most = [0, 2, 60, 900, 7_200][random.usize(..5)];
     TimeDelta::seconds(random.i64(-most..=most))
+}
+
+/// Settings under which everything happens soon.
+pub fn settings(random: &mut Rng) -> CompactionSettings {
+    let mut settings = Config::default().compaction;
+    settings.max_concurrent_jobs = random.usize(1..=2).try_into().unwrap();
+    settings.lock_ttl = Duration::from_secs(random.u64(5..=90));
+    settings.record_retention = Duration::from_secs([0, 60, 3_600][random.usize(..3)]);
+    settings.quarantine_retry = Duration::from_secs([60, 3_600][random.usize(..2)]);
+    let policy = &mut settings.partition.policy;
+    policy.min_files = random.usize(2..=3);
+    policy.settle = Duration::from_secs([0, 30][random.usize(..2)]);
+    policy.late_data_max_wait = Duration::from_secs([60, 600][random.usize(..2)]);
+    policy.late_rewrite_ratio = [0.0, 0.1, 1.0, 100.0][random.usize(..4)];
+    policy.max_side_files = random.usize(1..=4);
+    policy.target_file_size_bytes = [1 << 30, 3_000][random.usize(..2)];
+    settings
+}
+
+/// What a fault is called in the figures.
+pub fn name(kind: Kind, fault: Fault) -> &'static str {
+    match (kind, fault) {
+        (Kind::Get, Fault::Refused) => "read refused",
+        (Kind::List, _) => "list failed",
+        (Kind::Prepare, _) => "upload failed",
+        (Kind::Complete, Fault::Refused) => "complete refused",
+        (Kind::Complete, _) => "complete: answer lost",
+        (Kind::Create, Fault::Refused) => "create refused",
+        (Kind::Create, Fault::AnsweredTwice) => "create: 412 after success",
+        (Kind::Create, _) => "create: answer lost",
+        (Kind::Delete, Fault::Refused) => "delete refused",
+        (Kind::Delete, _) => "delete: answer lost",
+        (Kind::Lock, Fault::Refused) => "locks busy",
+        (Kind::Lock, _) => "locks: answer lost",
+        (Kind::State, _) => "state busy",
+        (Kind::StateAnswer, _) => "state: answer lost",
+        (Kind::Merge, _) => "child died",
+        (Kind::Get, _) => "stale read",
+    }
 }
