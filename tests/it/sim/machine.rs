@@ -157,7 +157,7 @@ impl SimLocks {
         effect: impl FnOnce(&CompactionLock) -> Result<T, LockError> + Send + 'static,
     ) -> Result<T, LockError> {
         let locks = Arc::clone(&self.locks);
-        let unavailable = || Err(LockError::Unavailable { path: "sim".into(), detail: "database is locked".into() });
+        let unavailable = || Err(busy().into());
         let carry_out = move |fault| match fault {
             Some(Fault::Refused) => (unavailable(), "BUSY".to_owned()),
             Some(_) => {
@@ -176,6 +176,10 @@ impl SimLocks {
         };
         self.world.wire.call(&self.caller, (Kind::Lock, what, object), carry_out).await
     }
+}
+
+fn busy() -> StateError {
+    StateError::Unavailable { path: "sim".to_owned(), detail: "database is locked".to_owned() }
 }
 
 /// SQLite in memory answers at once.
@@ -231,7 +235,7 @@ struct SimWatch {
 
 impl SimWatch {
     async fn call(&self, kind: Kind, what: &'static str, bad: &'static str) -> Result<(), StateError> {
-        let unavailable = || Err(StateError::Unavailable { path: "sim".into(), detail: "database is locked".into() });
+        let unavailable = || Err(busy());
         let carry_out = move |fault: Option<Fault>| match fault {
             None => (Ok(()), "ok".to_owned()),
             Some(_) => (unavailable(), bad.to_owned()),
