@@ -20,6 +20,10 @@ test *NAME:
 nextest *ARGS:
     cargo nextest run --cargo-profile release {{ARGS}}
 
+# One seed of the simulation, with its time line
+sim SEED:
+    ARC_SIM_SEED={{SEED}} cargo test --release --test it sim::one_seed -- --nocapture
+
 # Realistic telemetry, compacted before your eyes
 demo *ARGS:
     cargo run --release -- demo {{ARGS}}

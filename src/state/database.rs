@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::error::{Failure, StateError, describe};
 use super::migrations::migrate;
+use super::watch::{Access, Watch};
 
 /// How long SQLite waits for another process that is writing, before it reports "busy".
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -26,7 +27,10 @@ type Work = Box<dyn FnOnce(&mut Connection) + Send>;
 
 /// The state database. Clones are handles to the same connections.
 #[derive(Clone)]
-pub struct StateDb(Arc<Inner>);
+pub struct StateDb {
+    inner: Arc<Inner>,
+    watch: Option<Arc<dyn Watch>>,
+}
 
 struct Inner {
     path: String,
@@ -42,7 +46,7 @@ enum Connections {
 
 impl fmt::Debug for StateDb {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("StateDb").field("path", &self.0.path).finish_non_exhaustive()
+        f.debug_struct("StateDb").field("path", &self.inner.path).finish_non_exhaustive()
     }
 }
 
@@ -66,7 +70,7 @@ impl StateDb {
             |error| StateError::Unavailable { path: path.clone(), detail: format!("no thread for it: {error}") };
         let writer = Worker::start("arc-state", connect(for_changes)?).map_err(no_thread)?;
         let reader = Worker::start("arc-state-read", connect(for_reading)?).map_err(no_thread)?;
-        Ok(Self(Arc::new(Inner { path, connections: Connections::Threads { writer, reader } })))
+        Ok(Self::over(Inner { path, connections: Connections::Threads { writer, reader } }))
     }
 
     /// A database that is gone with its last handle. Without threads, so that a program with a simulated clock stays
@@ -82,13 +86,23 @@ impl StateDb {
             Ok(connection)
         };
         let connection = open().map_err(|failure| describe(&path, failure))?;
-        Ok(Self(Arc::new(Inner { path, connections: Connections::Inline(Mutex::new(connection)) })))
+        Ok(Self::over(Inner { path, connections: Connections::Inline(Mutex::new(connection)) }))
+    }
+
+    fn over(inner: Inner) -> Self {
+        Self { inner: Arc::new(inner), watch: None }
+    }
+
+    /// The same database with something around every piece of work: that counts, records, holds up or injects faults.
+    #[must_use]
+    pub fn watched(self, watch: Arc<dyn Watch>) -> Self {
+        Self { watch: Some(watch), ..self }
     }
 
     /// The file.
     #[must_use]
     pub fn path(&self) -> &str {
-        &self.0.path
+        &self.inner.path
     }
 
     /// Does `work`, which may change something, and waits for the answer.
@@ -105,10 +119,13 @@ impl StateDb {
         work: impl FnOnce(&mut Connection) -> Result<T, Failure> + Send + 'static,
         undo: impl FnOnce(&mut Connection, T) + Send + 'static,
     ) -> Result<T, StateError> {
-        match &self.0.connections {
-            Connections::Threads { writer, .. } => writer.call(&self.0.path, work, undo).await,
+        self.before(Access::Write).await?;
+        let done = match &self.inner.connections {
+            Connections::Threads { writer, .. } => writer.call(&self.inner.path, work, undo).await,
             Connections::Inline(connection) => self.inline(connection, work),
-        }
+        };
+        self.after(Access::Write).await?;
+        done
     }
 
     /// Does `work`, which changes nothing, and waits for the answer. It never waits for a change.
@@ -116,9 +133,26 @@ impl StateDb {
         &self,
         work: impl FnOnce(&mut Connection) -> Result<T, Failure> + Send + 'static,
     ) -> Result<T, StateError> {
-        match &self.0.connections {
-            Connections::Threads { reader, .. } => reader.call(&self.0.path, work, |_, _| ()).await,
+        self.before(Access::Read).await?;
+        let done = match &self.inner.connections {
+            Connections::Threads { reader, .. } => reader.call(&self.inner.path, work, |_, _| ()).await,
             Connections::Inline(connection) => self.inline(connection, work),
+        };
+        self.after(Access::Read).await?;
+        done
+    }
+
+    async fn before(&self, access: Access) -> Result<(), StateError> {
+        match &self.watch {
+            Some(watch) => watch.before(access).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn after(&self, access: Access) -> Result<(), StateError> {
+        match &self.watch {
+            Some(watch) => watch.after(access).await,
+            None => Ok(()),
         }
     }
 
@@ -128,7 +162,7 @@ impl StateDb {
         work: impl FnOnce(&mut Connection) -> Result<T, Failure>,
     ) -> Result<T, StateError> {
         let mut connection = connection.lock().unwrap_or_else(PoisonError::into_inner);
-        work(&mut connection).map_err(|failure| describe(&self.0.path, failure))
+        work(&mut connection).map_err(|failure| describe(&self.inner.path, failure))
     }
 }
 

@@ -14,6 +14,8 @@
 mod database;
 mod error;
 mod migrations;
+mod watch;
 
 pub use database::StateDb;
 pub use error::{Failure, StateError};
+pub use watch::{Access, Watch};

@@ -1,7 +1,6 @@
 //! The check at start: is this storage one that safety can rest on.
 //!
-//! Object stores are asked to create a key twice. The key lies in the reserved folder, which no reader takes for data, and
-//! is removed whatever comes out; only a process that dies between the two leaves one behind.
+//! Object stores are asked to create a key twice. The key lies in the reserved folder, which no reader takes for data.
 
 use bytes::Bytes;
 use object_store::path::Path;
@@ -13,19 +12,23 @@ use super::{STAGING_DIR, Storage, StorageError};
 const FIRST: &[u8] = b"first";
 const SECOND: &[u8] = b"second";
 
+/// What the probe of a remote store leaves there, for ever: one small object, whoever probes and however often. One of its
+/// own for every probe would have to be deleted again, and the probe that dies, or whose answer is lost, would leave it.
+const PROBE_OBJECT: &str = "probe";
+/// What is deleted and was never there: shows whether deleting is allowed.
+const PROBE_NOTHING: &str = "probe-nothing";
+
 impl Storage {
     /// Checks that create-if-absent is real: the second create of a key must fail and leave the first one's content.
-    /// Wrong settings, read-only storage, missing rights and a full disk show here, before any work. Leaves nothing
-    /// behind.
+    /// Wrong settings, read-only storage, missing rights and a full disk show here, before any work. Leaves nothing behind on
+    /// local disk, and one object for all probes elsewhere.
     ///
     /// # Errors
     /// [`StorageError::Unsuitable`] when the second create succeeds; any other error as it came.
     pub async fn probe(&self) -> Result<(), StorageError> {
-        // Two services may probe one bucket at the same moment, so each takes a key of its own.
+        let Some(root) = &self.local else { return self.probe_put().await };
+        // Two services may probe one folder at the same moment, so each takes one of its own.
         let unique = format!("probe-{:016x}", fastrand::u64(..));
-        let Some(root) = &self.local else {
-            return self.with_probe_object(&unique, |key, first| self.probe_create(key, first)).await;
-        };
         let (staging, prefix) = root.stage(&unique).await?;
         let verdict = self.probe_link(&prefix).await;
         discard(staging).await;
@@ -45,19 +48,9 @@ impl Storage {
             });
         }
         let unique = format!("probe-{:016x}", fastrand::u64(..));
-        self.with_probe_object(&unique, |key, _| self.probe_swap(key)).await
-    }
-
-    /// Does something with a new object, and removes it.
-    async fn with_probe_object<F: Future<Output = Result<(), StorageError>>>(
-        &self,
-        unique: &str,
-        probe: impl FnOnce(Path, Bytes) -> F,
-    ) -> Result<(), StorageError> {
         let key = self.key(&format!("{STAGING_DIR}/{unique}"))?;
-        let content = Bytes::from(unique.to_owned());
-        let verdict = match self.create_probe_object(&key, &content).await {
-            Ok(()) => probe(key.clone(), content).await,
+        let verdict = match self.create_probe_object(&key, &Bytes::from(unique)).await {
+            Ok(()) => self.probe_swap(&key).await,
             // Nothing more is asked of a store that refuses already this, and what it says then would hide the reason.
             Err(error @ (StorageError::PermissionDenied { .. } | StorageError::Misconfigured { .. })) => {
                 return Err(error);
@@ -92,10 +85,23 @@ impl Storage {
         }
     }
 
-    /// The primitive of object stores: a conditional put.
-    async fn probe_create(&self, key: Path, first: Bytes) -> Result<(), StorageError> {
-        let second = self.store.put_opts(&key, SECOND.into(), create()).await.map(drop);
-        self.judge(&key, &first, second).await
+    /// The primitive of remote stores: a conditional put. The object may be there from an earlier probe, or from one of
+    /// another service at this moment; it is never changed or removed, so neither matters.
+    async fn probe_put(&self) -> Result<(), StorageError> {
+        let key = self.key(&format!("{STAGING_DIR}/{PROBE_OBJECT}"))?;
+        match self.store.put_opts(&key, FIRST.into(), create()).await {
+            Ok(_) | Err(Error::AlreadyExists { .. } | Error::Precondition { .. }) => {}
+            Err(error) => return Err(self.error(&key, error)),
+        }
+        let kept = self.reads(&key).await?;
+        let other = if kept == SECOND { FIRST } else { SECOND };
+        let second = self.store.put_opts(&key, other.into(), create()).await.map(drop);
+        self.judge(&key, &kept, second).await?;
+        let nothing = self.key(&format!("{STAGING_DIR}/{PROBE_NOTHING}"))?;
+        match self.store.delete(&nothing).await {
+            Ok(()) | Err(Error::NotFound { .. }) => Ok(()),
+            Err(error) => Err(self.error(&nothing, error)),
+        }
     }
 
     /// The primitive of local disk: a hard link to a staged file.
@@ -115,26 +121,26 @@ impl Storage {
         self.judge(&target, FIRST, second).await
     }
 
-    async fn probe_swap(&self, key: Path) -> Result<(), StorageError> {
-        let old = self.store.head(&key).await.map_err(|e| self.error(&key, e))?;
+    async fn probe_swap(&self, key: &Path) -> Result<(), StorageError> {
+        let old = self.store.head(key).await.map_err(|e| self.error(key, e))?;
         let old = UpdateVersion { e_tag: old.e_tag, version: old.version };
         let update = |content: &'static [u8]| {
             let options = PutOptions { mode: PutMode::Update(old.clone()), ..PutOptions::default() };
-            self.store.put_opts(&key, content.into(), options)
+            self.store.put_opts(key, content.into(), options)
         };
         match update(FIRST).await {
             Ok(_) => {}
             Err(Error::Precondition { .. } | Error::NotImplemented { .. }) => {
                 return Err(self.unsuitable("it refused an update with the ETag that the object has"));
             }
-            Err(error) => return Err(self.error(&key, error)),
+            Err(error) => return Err(self.error(key, error)),
         }
         match update(SECOND).await {
             Err(Error::Precondition { .. }) => {}
             Ok(_) => return Err(self.unsuitable("it let an update with an old ETag succeed")),
-            Err(error) => return Err(self.error(&key, error)),
+            Err(error) => return Err(self.error(key, error)),
         }
-        if self.reads(&key).await? == FIRST {
+        if self.reads(key).await? == FIRST {
             Ok(())
         } else {
             Err(self.unsuitable("a refused update changed the object"))

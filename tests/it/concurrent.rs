@@ -10,6 +10,7 @@ use std::thread;
 use arc::clock::SystemClock;
 use arc::compaction::events::EventSink;
 use arc::compaction::settings::Isolation;
+use arc::compaction::verify::{Checked, Depth};
 use arc::compaction::{CompactionManager, Components, CycleReport, Scope};
 use arc::config::{Config, Input};
 use arc::lock::CompactionLock;
@@ -85,8 +86,8 @@ fn two_programs_that_do_not_share_locks_still_compact_every_partition_once() {
     }
 }
 
-/// Runs one cycle in this process, as a worker with a lock database of its own.
-fn cycle(arc: &Arc, worker: &str, storage: Storage, engine: Shared<dyn MergeEngine>) -> CycleReport {
+/// A worker in this process with a lock database of its own.
+fn worker(arc: &Arc, worker: &str, storage: Storage, engine: Shared<dyn MergeEngine>) -> CompactionManager {
     let config = Config::load(&Input { file: Some(arc.config_file()), ..Input::default() }).unwrap();
     let settings = arc::compaction::CompactionSettings {
         isolation: Isolation::InProcess,
@@ -105,7 +106,12 @@ fn cycle(arc: &Arc, worker: &str, storage: Storage, engine: Shared<dyn MergeEngi
         events: EventSink::ignore(),
         seed: worker.bytes().map(u64::from).sum(),
     };
-    let manager = CompactionManager::new(components, settings);
+    CompactionManager::new(components, settings)
+}
+
+/// Runs one cycle of it.
+fn cycle(arc: &Arc, name: &str, storage: Storage, engine: Shared<dyn MergeEngine>) -> CycleReport {
+    let manager = worker(arc, name, storage, engine);
     block_on(manager.run_compaction_cycle(Scope::default(), CancellationToken::new())).unwrap()
 }
 
@@ -248,6 +254,22 @@ fn a_listing_torn_by_another_workers_commit_is_looked_at_again() {
     assert_eq!((report.jobs_failed, report.problems.len()), (0, 0), "{report:#?}");
     assert_eq!(arc.rows(PARTITION), before);
     arc.assert_nothing_left_over(PARTITION);
+}
+
+/// The same for a check: nobody is called to a partition that was compacted while somebody looked.
+#[test]
+fn a_check_whose_listing_is_torn_by_a_commit_finds_nothing() {
+    let arc = Shared::new(Arc::new());
+    arc.write_telemetry(PARTITION, 3, 100);
+    let rival = Shared::new(Rival::compacts(&arc));
+    let storage = arc.storage().map_store(|inner| Shared::new(Torn { inner, rival: Shared::clone(&rival) }));
+    let manager = worker(&arc, "checker", storage, Shared::new(DuckDbEngine));
+
+    let checked: Vec<Checked> = block_on(manager.verify(Scope::default(), Depth::Footers).collect());
+
+    assert!(rival.done.load(Ordering::SeqCst));
+    let findings: Vec<_> = checked.iter().flat_map(|checked| &checked.findings).collect();
+    assert!(findings.is_empty(), "{findings:#?}");
 }
 
 /// DuckDB, and what others do right before and right after it merges.

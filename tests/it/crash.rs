@@ -1,10 +1,13 @@
-//! Crashes: a process dies by SIGKILL right before or right after each of its storage effects; the next `arc compact`
-//! ends wholly old or wholly new, with the same rows, and nothing left over; and a reader that follows the snapshot rule
-//! never sees anything else meanwhile (I4, I5).
+//! Crashes: a process dies by SIGKILL right before or right after each of its effects, on storage, on the locks and on the
+//! state database, and so at every border between the steps of its job; the next `arc compact` ends wholly old or wholly
+//! new, with the same rows, and nothing left over; and a reader that follows the snapshot rule never sees anything else
+//! meanwhile (I4, I5).
 //!
 //! The dying process is this test binary itself, started again with one test selected: [`victim`]. It runs the real
 //! manager with real locks, files and DuckDB on a store that kills its own process at effect n.
 
+use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc as Shared;
@@ -22,13 +25,19 @@ use crate::support::{Arc, PARTITION, block_on, fingerprint, telemetry};
 
 const VICTIM: &str = "ARC_TEST_VICTIM";
 
-/// Kills the process around an effect: `2n` before effect n, `2n + 1` after it.
+/// Where a victim writes down its effects, beside its configuration.
+const PASSED: &str = "passed.txt";
+
+/// Kills the process around an effect: `2n` before effect n, `2n + 1` after it. Writes down the effects that it lets pass.
 #[derive(Debug)]
-pub struct KillAt(pub usize);
+pub struct KillAt {
+    pub point: usize,
+    pub passed: PathBuf,
+}
 
 impl KillAt {
     fn at(&self, point: usize) {
-        if point == self.0 {
+        if point == self.point {
             rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL).unwrap();
             // The signal is on its way; nothing may happen any more.
             loop {
@@ -39,8 +48,10 @@ impl KillAt {
 }
 
 impl Hook for KillAt {
-    fn before(&self, number: usize, _: &str, _: &Key) -> Result<()> {
+    fn before(&self, number: usize, effect: &str, path: &Key) -> Result<()> {
         self.at(2 * number);
+        let mut passed = fs::File::options().append(true).create(true).open(&self.passed).unwrap();
+        writeln!(passed, "{effect} {path}").unwrap();
         Ok(())
     }
 
@@ -60,7 +71,8 @@ fn victim() {
 }
 
 fn run_dying(config: &Path, point: usize) {
-    let manager = manager(config, Shared::new(KillAt(point)));
+    let passed = config.with_file_name(PASSED);
+    let manager = manager(config, Shared::new(KillAt { point, passed }));
     block_on(manager.run_compaction_cycle(Scope::default(), CancellationToken::new())).unwrap();
 }
 
@@ -123,7 +135,28 @@ fn look(data: &Path) -> Option<String> {
     }
 }
 
+/// The effects at the borders between a job's steps, in order: lease, attempt written down, published, committed, its end
+/// written down, tidied, lease given back, history.
+fn assert_every_step(passed: &str) {
+    let steps: [fn(&str) -> bool; 9] = [
+        |line| line.starts_with("change state"),
+        |line| line.starts_with("change state"),
+        |line| line.starts_with("change state"),
+        |line| line.starts_with("copy") && line.ends_with("_compacted.parquet"),
+        |line| line.starts_with("copy") && line.contains("/_compaction/"),
+        |line| line.starts_with("change state"),
+        |line| line.starts_with("delete") && line.ends_with(".parquet"),
+        |line| line.starts_with("change state"),
+        |line| line.starts_with("change state"),
+    ];
+    let mut lines = passed.lines();
+    for (number, step) in steps.iter().enumerate() {
+        assert!(lines.any(step), "step {number} has no effect of its own:\n{passed}");
+    }
+}
+
 /// Runs `prepare` and a victim for every point until one comes through, and checks what the next run makes of it.
+#[allow(clippy::print_stdout, reason = "the figures are for people who run this with --nocapture")]
 fn survives_every_crash(prepare: impl Fn() -> Arc) {
     let mut point = 0;
     loop {
@@ -141,7 +174,14 @@ fn survives_every_crash(prepare: impl Fn() -> Arc) {
         arc.compact_well();
         assert_eq!(arc.storage_state(), state, "a further run changes nothing (killed at point {point})");
         if !died {
-            assert!(point > 10, "only {point} points: the effects are not counted");
+            let passed = fs::read_to_string(arc.dir().join(PASSED)).unwrap();
+            assert_eq!(
+                passed.lines().count(),
+                point / 2,
+                "every effect was died at, before it and after it:\n{passed}"
+            );
+            assert_every_step(&passed);
+            println!("{point} crash points around {} effects", point / 2);
             return;
         }
         point += 1;
@@ -149,7 +189,7 @@ fn survives_every_crash(prepare: impl Fn() -> Arc) {
 }
 
 #[test]
-fn a_first_compaction_survives_a_kill_around_every_storage_effect() {
+fn a_first_compaction_survives_a_kill_around_every_effect() {
     survives_every_crash(|| {
         let arc = Arc::new();
         arc.write_telemetry(PARTITION, 4, 50);
@@ -158,7 +198,7 @@ fn a_first_compaction_survives_a_kill_around_every_storage_effect() {
 }
 
 #[test]
-fn a_late_compaction_into_several_outputs_survives_a_kill_around_every_storage_effect() {
+fn a_late_compaction_into_several_outputs_survives_a_kill_around_every_effect() {
     survives_every_crash(|| {
         let arc = Arc::with("min_files = 2\ntarget_file_size_mb = 1\nrow_group_size = 2048\nlate_rewrite_ratio = 0.0");
         arc.write_telemetry(PARTITION, 3, 2000);

@@ -146,7 +146,13 @@ fn streams_in_a_process_of_its_own() {
         storage.fetch(&partition, &file, &local).await.unwrap();
         assert_eq!(local.metadata().unwrap().len(), SIZE);
         let files = [(local.clone(), "new.parquet".to_owned())];
-        storage.prepare(&partition, "attempt", &files).await.unwrap().complete().await.unwrap();
+        storage
+            .prepare(&partition, "attempt", &files, &tokio_util::sync::CancellationToken::new())
+            .await
+            .unwrap()
+            .complete()
+            .await
+            .unwrap();
         assert_eq!(received.load(Ordering::SeqCst), SIZE);
         assert_eq!(storage.read_back(&partition, "large.parquet").await.unwrap().size_bytes, SIZE);
     });

@@ -44,7 +44,7 @@ const TRAPS: [(u32, &str, &str); 70] = [
     (
         17,
         "a crash between publishing and deleting doubles nothing",
-        "a_first_compaction_survives_a_kill_around_every_storage_effect",
+        "a_first_compaction_survives_a_kill_around_every_effect",
     ),
     (18, "the head goes never, old records last", "old_records_go_and_the_head_never_does"),
     (19, "unknown is may-have-happened", "a_lost_answer_to_the_commit_is_found_out_and_the_job_has_won"),
@@ -87,7 +87,7 @@ const TRAPS: [(u32, &str, &str); 70] = [
     (40, "no ladder of retries", "a_deterministic_failure_is_not_repeated_until_a_file_is_added"),
     (41, "the current hour is left alone", "an_hour_is_compacted_when_it_is_over_long_enough_and_has_enough_files"),
     (42, "age is the hour's", "only_files_that_were_just_written_are_left_out"),
-    (43, "readers follow the snapshot rule", "a_first_compaction_survives_a_kill_around_every_storage_effect"),
+    (43, "readers follow the snapshot rule", "a_first_compaction_survives_a_kill_around_every_effect"),
     (44, "dead is judged by the head, not by age", "only_retired_files_and_dead_files_of_taken_generations_go"),
     (45, "partition folders are never removed", "hundreds_of_objects_go_in_batches_and_the_folder_stays"),
     (46, "files are streamed", "a_gibibyte_is_fetched_published_and_read_back_in_little_memory"),

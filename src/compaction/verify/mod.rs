@@ -22,17 +22,21 @@ use super::adopt::read_footers;
 use super::error::JobError;
 use super::job::JobEnv;
 use super::manager::CompactionManager;
-use super::observe::{ObserveError, View, observe_as_it_is};
+use super::observe::{ObserveError, View, observe_as_it_is, read_head};
+use super::record::Head;
 use super::scan::{self, Scope, places};
 use super::sweep::Extent;
 use crate::partition::PartitionId;
-use crate::storage::{OwnedDir, Scanned};
+use crate::storage::{OwnedDir, Scanned, StorageError};
 
 mod checks;
 mod deep;
 
 /// Partitions that are checked at the same time, when only records and footers are read.
 const CHECKS_AT_ONCE: usize = 16;
+
+/// How often a partition with findings is looked at again because its head has changed meanwhile.
+const MAX_LOOKS: usize = 8;
 
 /// How closely to look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -238,6 +242,26 @@ async fn check(env: &JobEnv, partition: &PartitionId, depth: Depth, id: &str) ->
 }
 
 async fn examine(env: &JobEnv, partition: &PartitionId, depth: Depth, id: &str) -> Result<Checked, JobError> {
+    let mut unsettled = ObserveError::Unsettled { partition: partition.clone() }.into();
+    for _ in 0..MAX_LOOKS {
+        match look(env, partition, depth, id).await {
+            // A LIST takes time and is no snapshot: one that was under way while somebody committed shows files without the
+            // record that explains them, and nobody may be called for that.
+            Ok((head, checked)) => {
+                if checked.findings.is_empty() || read_head(&env.storage, partition).await? == head {
+                    return Ok(checked);
+                }
+            }
+            // It was listed a moment ago: somebody has committed and tidied since.
+            Err(gone @ JobError::Storage { source: StorageError::NotFound { .. }, .. }) => unsettled = gone,
+            Err(other) => return Err(other),
+        }
+    }
+    Err(unsettled)
+}
+
+/// What one look shows, and the head that it was made from.
+async fn look(env: &JobEnv, partition: &PartitionId, depth: Depth, id: &str) -> Result<(Head, Checked), JobError> {
     let view = observe_as_it_is(&env.storage, partition).await?;
     let footers = read_footers(env, partition, &view).await?;
     let files = view.listing.data.len() as u64;
@@ -246,5 +270,5 @@ async fn examine(env: &JobEnv, partition: &PartitionId, depth: Depth, id: &str) 
     if depth == Depth::Content {
         findings.extend(deep::judge(env, &evidence, &findings, id).await?);
     }
-    Ok(Checked { is_partition: true, files, findings })
+    Ok((evidence.view.head, Checked { is_partition: true, files, findings }))
 }

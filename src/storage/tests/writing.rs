@@ -222,11 +222,27 @@ async fn an_attempt_with_a_very_long_name_can_write() {
 }
 
 #[tokio::test]
-async fn a_probe_passes_on_sound_storage_and_leaves_nothing() {
+async fn a_probe_passes_on_sound_storage_again_and_again_and_leaves_no_more_than_one_object() {
     for f in Fixture::both() {
-        f.storage.probe().await.unwrap();
-        assert_eq!(f.names().await, Vec::<String>::new());
+        for _ in 0..3 {
+            f.storage.probe().await.unwrap();
+        }
+        let local = f.storage.local.is_some();
+        assert_eq!(f.names().await, if local { vec![] } else { vec!["_compaction_staging/probe".to_owned()] });
     }
+}
+
+/// I5: a service that cannot end its probe, or dies before that, leaves nothing that adds up.
+#[tokio::test]
+async fn probes_that_end_early_leave_no_more_than_one_object() {
+    let f = Fixture::memory();
+    for op in [Op::Delete, Op::Get, Op::Put] {
+        f.faults.plan(op, "", Fault::LosesTheAnswer);
+        for _ in 0..3 {
+            f.storage.probe().await.unwrap_err();
+        }
+    }
+    assert_eq!(f.names().await, ["_compaction_staging/probe"]);
 }
 
 #[tokio::test]

@@ -22,7 +22,10 @@ fn victim() {
     #[allow(clippy::disallowed_methods, reason = "how the parent test talks to its child")]
     let Ok(order) = std::env::var(VICTIM) else { return };
     let (point, config) = order.split_once(':').unwrap();
-    let manager = manager(Path::new(config), Shared::new(KillAt(point.parse().unwrap())));
+    let manager = manager(
+        Path::new(config),
+        Shared::new(KillAt { point: point.parse().unwrap(), passed: Path::new(config).with_file_name("passed.txt") }),
+    );
     block_on(manager.run_compaction_cycle(Scope::default(), CancellationToken::new())).unwrap();
 }
 

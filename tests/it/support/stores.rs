@@ -1,4 +1,4 @@
-//! Stores that count effects and die, fail or stop at a chosen one.
+//! Stores, and state databases with the locks in them, that count effects and die, fail or stop at a chosen one.
 
 use std::fmt;
 use std::ops::Range;
@@ -13,7 +13,7 @@ use arc::config::{Config, Input};
 use arc::lock::CompactionLock;
 use arc::merge::resources::{detect, job_limits};
 use arc::merge::{DuckDbEngine, MergeEngine};
-use arc::state::StateDb;
+use arc::state::{Access, StateDb, StateError, Watch};
 use arc::storage::Storage;
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -69,9 +69,11 @@ pub fn manager_over(
 ) -> CompactionManager {
     let config = config.clone();
     let settings = CompactionSettings { isolation: Isolation::InProcess, ..config.compaction };
-    let state = StateDb::open(&config.state.db_path).unwrap();
+    let effects = Arc::new(AtomicUsize::new(0));
+    let watch = HookedState { hook: Arc::clone(&hook), effects: Arc::clone(&effects) };
+    let state = StateDb::open(&config.state.db_path).unwrap().watched(Arc::new(watch));
     let components = Components {
-        storage: storage.map_store(|inner| Hooked::over(inner, hook)),
+        storage: storage.map_store(|inner| Arc::new(Hooked { inner, hook, effects })),
         locks: Arc::new(CompactionLock::new(state.clone(), clock.clone())),
         state,
         engine,
@@ -102,6 +104,43 @@ impl Hooked {
         let done = work.await;
         self.hook.after(number, name, path)?;
         done
+    }
+}
+
+/// A state database, and the locks in it, whose changes go through the same hook, numbered together with those of storage.
+#[derive(Debug)]
+struct HookedState {
+    hook: Arc<dyn Hook>,
+    effects: Arc<AtomicUsize>,
+}
+
+const STATE_EFFECT: &str = "change state";
+
+fn as_state_error(error: &object_store::Error) -> StateError {
+    StateError::Unavailable { path: "hooked".to_owned(), detail: error.to_string() }
+}
+
+#[async_trait]
+impl Watch for HookedState {
+    async fn before(&self, access: Access) -> std::result::Result<(), StateError> {
+        match access {
+            Access::Read => Ok(()),
+            Access::Write => {
+                let number = self.effects.fetch_add(1, Ordering::SeqCst);
+                self.hook.before(number, STATE_EFFECT, &Path::default()).map_err(|e| as_state_error(&e))
+            }
+        }
+    }
+
+    /// One job at a time changes the state, so the number is that of its beginning.
+    async fn after(&self, access: Access) -> std::result::Result<(), StateError> {
+        match access {
+            Access::Read => Ok(()),
+            Access::Write => {
+                let number = self.effects.load(Ordering::SeqCst) - 1;
+                self.hook.after(number, STATE_EFFECT, &Path::default()).map_err(|e| as_state_error(&e))
+            }
+        }
     }
 }
 

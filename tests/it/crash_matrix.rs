@@ -1,0 +1,317 @@
+//! Crashes in process: a worker dies before and after each of its durable effects, on storage, on the locks and on the
+//! state database; and once more so that the request it died with arrives only when its successor is done. The next cycle
+//! brings the partition to rest, the one after that does nothing, and no reader ever sees a wrong row (I1-I8, I12).
+//!
+//! The worker is the real manager with the simulation's storage in memory and its merge of numbered rows (see
+//! [`crate::sim`]). The same with the real program, real disk and SIGKILL is in [`crate::crash`].
+//!
+//! A reader that takes every `*.parquet` file, which no rule of ours allows, sees rows twice for a while: never fewer than
+//! there are, and never longer than from the publishing of the outputs to the deletion of the inputs, or to the end of the
+//! next cycle after a crash. How many effects that takes is printed.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc::compaction::backoff::FIRST_WAIT;
+use arc::compaction::snapshot::live_files;
+use arc::compaction::{CompactionSettings, CycleReport, Scope};
+use arc::config::Config;
+use arc::partition::PartitionId;
+use arc::storage::Storage;
+use futures::FutureExt;
+use tempfile::TempDir;
+use tokio_util::sync::CancellationToken;
+
+use crate::sim::machine::{self, Machine, Start};
+use crate::sim::rows::decode;
+use crate::sim::wire::{Kind, Waiting};
+use crate::sim::world::{Planted, World};
+use crate::support::PARTITION;
+
+/// When a worker dies. Effects are numbered from 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Death {
+    Never,
+    Before(usize),
+    After(usize),
+    /// Before the effect, which happens all the same when the successor's cycle is over.
+    Late(usize),
+}
+
+/// What a reader of all files sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Glob {
+    Right,
+    Doubled,
+}
+
+/// One effect of a cycle, and what a reader of all files sees after it.
+#[derive(Debug)]
+struct Effect {
+    what: String,
+    glob: Glob,
+}
+
+/// A partition and the machine that works on it.
+struct Stage {
+    world: Arc<World>,
+    machine: Machine,
+    settings: CompactionSettings,
+    partition: PartitionId,
+    rows_per_output: usize,
+    starts: u64,
+    _folder: TempDir,
+}
+
+/// A cycle that came to its end, or did not.
+struct Run {
+    effects: Vec<Effect>,
+    report: Option<CycleReport>,
+    /// The request that was under way.
+    late: Option<Waiting>,
+}
+
+impl Stage {
+    fn new(rows_per_output: usize) -> Self {
+        let folder = machine::disk();
+        fastrand::seed(1);
+        let world = World::new(Planted::Nothing, 1_000);
+        let mut settings = Config::default().compaction;
+        settings.record_retention = Duration::ZERO;
+        settings.partition.policy.min_files = 2;
+        settings.partition.policy.settle = Duration::ZERO;
+        let machine = Machine::new(world.clock.off_by(chrono::TimeDelta::zero()), folder.path().join("temp"), true);
+        let partition = PARTITION.parse().unwrap();
+        Self { world, machine, settings, partition, rows_per_output, starts: 0, _folder: folder }
+    }
+
+    /// Files with five rows each.
+    fn write(&self, files: i64) {
+        let start = self.partition.hour().start().timestamp_micros();
+        for file in 0..files {
+            let times: Vec<i64> = (0..5).map(|row| start + row * 1_000 + file).collect();
+            self.world.ingest(&self.partition, &times);
+        }
+    }
+
+    /// One cycle of a new worker.
+    async fn cycle(&mut self, death: Death) -> Run {
+        self.starts += 1;
+        let caller = format!("w.{}", self.starts).into();
+        let start = Start { caller, seed: self.starts, rows_per_output: self.rows_per_output };
+        let manager = self.machine.start(&self.world, &start, &self.settings);
+        let task = tokio::spawn(async move {
+            manager.run_compaction_cycle(Scope::default(), CancellationToken::new()).await.unwrap()
+        });
+        let mut run = Run { effects: Vec::new(), report: None, late: None };
+        let mut waiting: Vec<Waiting> = Vec::new();
+        loop {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            waiting.extend(self.world.wire.take());
+            if task.is_finished() {
+                run.report = Some(task.await.unwrap());
+                return run;
+            }
+            if waiting.is_empty() {
+                continue;
+            }
+            let call = waiting.remove(0);
+            let (kind, what, object) = (call.kind, call.what, call.object.clone());
+            let effect = kind.is_effect(what);
+            let number = run.effects.len();
+            if effect && (death == Death::Before(number) || death == Death::Late(number)) {
+                run.late = Some(call);
+                break;
+            }
+            let (deliver, outcome) = call.run(None);
+            self.world.say(&start.caller, what, &object, &outcome);
+            let dies = effect && death == Death::After(number);
+            // A change of the state database is made by whoever is told to go on.
+            if !dies || kind == Kind::State {
+                deliver();
+            }
+            if kind == Kind::State {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+                waiting.extend(self.world.wire.take());
+            }
+            if effect {
+                let glob = self.look();
+                run.effects.push(Effect { what: format!("{what} {object}"), glob });
+            }
+            if dies {
+                break;
+            }
+        }
+        let folders = self.machine.remember_folders();
+        task.abort();
+        assert!(task.await.unwrap_err().is_cancelled());
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        drop(waiting);
+        self.machine.bury(&start, &folders);
+        self.world.say(&start.caller, "DIES", "", &format!("{death:?}"));
+        run
+    }
+
+    /// Both readers look. The one that follows the rule is never wrong.
+    fn look(&self) -> Glob {
+        assert_eq!(self.world.broken(), None, "{}", self.world.time_line());
+        let expected = self.world.truth().rows(&self.partition);
+        let storage = Storage::over(Arc::new(self.world.bucket.clone()), "memory");
+        let snapshot = live_files(&storage, &self.partition).now_or_never().unwrap().unwrap();
+        let counts: BTreeSet<&str> = snapshot.files.iter().map(|f| f.name.as_str()).collect();
+        let (mut by_rule, mut all) = (Vec::new(), Vec::new());
+        for object in self.world.objects(&self.partition) {
+            if object.name.contains('/') {
+                continue;
+            }
+            let Ok(rows) = decode(object.bytes) else { continue };
+            all.extend(rows.iter().map(|r| r.number));
+            if counts.contains(object.name.as_str()) {
+                by_rule.extend(rows.iter().map(|r| r.number));
+            }
+        }
+        by_rule.sort_unstable();
+        assert!(by_rule.iter().eq(&expected), "a reader saw {by_rule:?}\n{}", self.world.time_line());
+        let distinct: BTreeSet<i64> = all.iter().copied().collect();
+        assert_eq!(distinct, expected, "a reader of all files misses rows\n{}", self.world.time_line());
+        if all.len() == expected.len() { Glob::Right } else { Glob::Doubled }
+    }
+
+    /// I5, I6: a cycle brings the partition to rest, whatever was before it; a further one changes nothing.
+    async fn comes_to_rest(&mut self, late: Option<Waiting>) {
+        // Of two attempts in a row that died, one may be under suspicion.
+        tokio::time::sleep(FIRST_WAIT).await;
+        let report = self.cycle(Death::Never).await.report.unwrap();
+        self.check_rest(&report);
+        if let Some(late) = late {
+            let (_, outcome) = late.run(None);
+            self.world.say("w.0", "late", "", &outcome);
+            self.look();
+            let report = self.cycle(Death::Never).await.report.unwrap();
+            self.check_rest(&report);
+        }
+        // The lease of a worker that died when nothing was left to do is in nobody's way, and goes when it has expired.
+        tokio::time::sleep(self.settings.lock_ttl + Duration::from_secs(1)).await;
+        let before = self.world.changes();
+        let report = self.cycle(Death::Never).await.report.unwrap();
+        assert_eq!(self.world.changes(), before, "{report:#?}\n{}", self.world.time_line());
+        assert_eq!(self.machine.leases(), [""; 0], "{}", self.world.time_line());
+    }
+
+    fn check_rest(&self, report: &CycleReport) {
+        assert_eq!(report.problems, [], "{}", self.world.time_line());
+        assert_eq!(report.jobs_failed, 0, "{}", self.world.time_line());
+        assert_eq!(self.look(), Glob::Right, "{}", self.world.time_line());
+        self.world.check_rest(self.settings.partition.policy.min_files);
+        assert_eq!(self.world.broken(), None, "{}", self.world.time_line());
+        assert_eq!(self.machine.folders(), [""; 0], "{}", self.world.time_line());
+    }
+}
+
+/// Dies at every effect of the cycle that follows `prepare`.
+#[allow(clippy::print_stdout, reason = "the figures are for people who run this with --nocapture")]
+fn survives(shape: &str, at_least: usize, prepare: impl AsyncFn() -> Stage) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+    runtime.block_on(async {
+        let mut stage = prepare().await;
+        let clean = stage.cycle(Death::Never).await;
+        stage.check_rest(&clean.report.unwrap());
+        let effects = clean.effects;
+        let listed: Vec<&str> = effects.iter().map(|e| e.what.as_str()).collect();
+        assert!(effects.len() >= at_least, "only {} effects: {listed:#?}", effects.len());
+        check_window(&effects);
+        let doubled = effects.iter().filter(|e| e.glob == Glob::Doubled).count();
+        for number in 0..effects.len() {
+            for death in [Death::Before(number), Death::After(number), Death::Late(number)] {
+                let mut stage = prepare().await;
+                let run = stage.cycle(death).await;
+                assert!(run.report.is_none(), "{death:?}: it did not die: {listed:#?}");
+                let late = run.late.filter(|call| matches!(death, Death::Late(_)) && call.kind.changes_storage());
+                stage.comes_to_rest(late).await;
+            }
+        }
+        let points = 3 * effects.len();
+        println!(
+            "{shape}: {} effects, {points} crash points; a reader of all files sees rows twice after {doubled} of them, \
+             after a crash until the end of the next cycle",
+            effects.len()
+        );
+    });
+}
+
+/// What the README promises to those who read all files: twice only between the first output and the last deletion.
+fn check_window(effects: &[Effect]) {
+    let doubled = |effect: &Effect| effect.glob == Glob::Doubled;
+    let last = effects.iter().rposition(doubled);
+    let deleted = effects.iter().rposition(|e| e.what.starts_with("delete") && e.what.ends_with(".parquet"));
+    assert!(last < deleted, "{effects:#?}");
+    // Otherwise they were published by the one before, who died.
+    if !doubled(&effects[0]) {
+        let published = effects.iter().position(|e| e.what.starts_with("complete"));
+        assert_eq!(effects.iter().position(doubled), published, "{effects:#?}");
+    }
+}
+
+#[test]
+fn a_first_compaction_survives_a_crash_at_every_effect() {
+    survives("first compaction", 17, async || {
+        let stage = Stage::new(100);
+        stage.write(4);
+        stage
+    });
+}
+
+#[test]
+fn a_compaction_of_late_files_survives_a_crash_at_every_effect() {
+    survives("late files", 17, async || {
+        let mut stage = Stage::new(100);
+        stage.write(4);
+        stage.cycle(Death::Never).await;
+        stage.write(3);
+        stage
+    });
+}
+
+#[test]
+fn a_compaction_into_two_outputs_survives_a_crash_at_every_effect() {
+    survives("two outputs", 20, async || {
+        let stage = Stage::new(12);
+        stage.write(4);
+        stage
+    });
+}
+
+#[test]
+fn a_compaction_beside_a_damaged_file_survives_a_crash_at_every_effect() {
+    survives("quarantine", 17, async || {
+        let stage = Stage::new(100);
+        stage.write(3);
+        stage.world.ingest_damaged(&stage.partition);
+        stage
+    });
+}
+
+/// The number of the effect, of a cycle over four files, after which its worker dies.
+async fn died_after(effect: &str) -> Stage {
+    let prepare = || {
+        let stage = Stage::new(12);
+        stage.write(4);
+        stage
+    };
+    let effects = prepare().cycle(Death::Never).await.effects;
+    let number = effects.iter().rposition(|e| e.what.starts_with(effect) && e.what.contains(PARTITION));
+    let mut stage = prepare();
+    stage.cycle(Death::After(number.unwrap_or_else(|| panic!("no {effect}")))).await;
+    stage
+}
+
+#[test]
+fn tidying_after_anothers_commit_survives_a_crash_at_every_effect() {
+    survives("tidy after another's commit", 8, async || died_after("create").await);
+}
+
+#[test]
+fn voiding_an_undecided_attempt_survives_a_crash_at_every_effect() {
+    survives("void, then first compaction", 24, async || died_after("complete").await);
+}

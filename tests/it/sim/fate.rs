@@ -1,0 +1,473 @@
+//! Fate: decides, from one seed, what happens next, until it is calm; and then watches everything come to rest.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc::compaction::{CompactionManager, CompactionSettings, CycleReport, Scope};
+use arc::partition::PartitionId;
+use fastrand::Rng;
+use tempfile::TempDir;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::machine::{self, Machine, Start};
+use super::reader;
+use super::timeline::TimeLine;
+use super::truth::Past;
+use super::weather::{self, Weather, some_offset, some_time};
+use super::wire::{Caller, Deliver, Waiting};
+use super::world::{Planted, World};
+
+/// Virtual time that a step takes. Tokio's clock moves on only when every task and every thread is at rest.
+const STEP: Duration = Duration::from_millis(1);
+/// Longer than any lease, wait, backoff or retention of the settings.
+const LONG: Duration = Duration::from_hours(25);
+/// Rounds of cycles that may pass until nothing is left to do.
+const ROUNDS_TO_REST: usize = 16;
+/// Calls of one cycle at rest: more means that it never ends.
+const MAX_CALLS: usize = 20_000;
+const MAX_FILES: usize = 60;
+
+/// What came of a simulation.
+#[derive(Debug)]
+pub struct Outcome {
+    pub seed: u64,
+    /// The invariant that was broken, and how.
+    pub broken: Option<String>,
+    pub time_line: TimeLine,
+    pub steps: usize,
+    pub effects: u64,
+    pub past: Past,
+    pub faults: BTreeMap<&'static str, u64>,
+    pub good_looks: u64,
+}
+
+/// An answer under way to its caller.
+struct Answer {
+    deliver: Deliver,
+    caller: Caller,
+    ready: Duration,
+}
+
+struct Worker {
+    machine: usize,
+    start: Start,
+    number: usize,
+    starts: u64,
+    pause: Duration,
+    /// `None` while it is down.
+    task: Option<JoinHandle<()>>,
+    back_at: Duration,
+    frozen_until: Duration,
+}
+
+pub struct Fate {
+    random: Rng,
+    world: Arc<World>,
+    weather: Weather,
+    settings: CompactionSettings,
+    machines: Vec<Machine>,
+    workers: Vec<Worker>,
+    readers: Vec<JoinHandle<()>>,
+    partitions: Vec<PartitionId>,
+    waiting: Vec<(Waiting, Duration)>,
+    answers: Vec<Answer>,
+    burst_until: Duration,
+    files: usize,
+    effects: u64,
+    faults: BTreeMap<&'static str, u64>,
+    good_looks: reader::Looks,
+    _folder: TempDir,
+}
+
+impl Fate {
+    /// Everything that the seed says about who is there.
+    pub fn new(seed: u64, planted: Planted) -> Self {
+        let folder = machine::disk();
+        // The names of probes come from here.
+        fastrand::seed(seed);
+        let mut random = Rng::with_seed(seed);
+        let weather = Weather::of(&mut random);
+        let page = if random.u8(..3) > 0 { 1_000 } else { random.usize(3..=8) };
+        let page = if planted == Planted::ListHidesPages { 3 } else { page };
+        let world = World::new(planted, page);
+        let settings = weather::settings(&mut random);
+        let machines: Vec<Machine> = (0..random.usize(1..=3))
+            .map(|number| {
+                let offset = some_offset(&mut random);
+                Machine::new(world.clock.off_by(offset), folder.path().join(number.to_string()), random.bool())
+            })
+            .collect();
+        let workers = (1..=random.usize(2..=5))
+            .map(|number| Worker {
+                machine: random.usize(..machines.len()),
+                start: Start { caller: format!("w{number}.0").into(), seed: 0, rows_per_output: random.usize(2..40) },
+                number,
+                starts: 0,
+                pause: Duration::from_millis(random.u64(100..20_000)),
+                task: None,
+                back_at: Duration::from_millis(random.u64(0..5_000)),
+                frozen_until: Duration::ZERO,
+            })
+            .collect();
+        let partitions =
+            (14..14 + random.u32(1..=3)).map(|hour| format!("db/cpu/2025/10/08/{hour}").parse().unwrap()).collect();
+        Self {
+            random,
+            world,
+            weather,
+            settings,
+            machines,
+            workers,
+            readers: Vec::new(),
+            partitions,
+            waiting: Vec::new(),
+            answers: Vec::new(),
+            burst_until: Duration::ZERO,
+            files: 0,
+            effects: 0,
+            faults: BTreeMap::new(),
+            good_looks: reader::Looks::default(),
+            _folder: folder,
+        }
+    }
+
+    /// From the first file to rest.
+    pub async fn run(mut self, seed: u64) -> Outcome {
+        for _ in 0..self.random.usize(3..=9) {
+            self.ingest();
+        }
+        for number in 1..=self.random.usize(1..=2) {
+            let caller: Caller = format!("r{number}").into();
+            let (partitions, looks) = (self.partitions.clone(), self.good_looks.clone());
+            self.readers.push(tokio::spawn(reader::read_for_ever(Arc::clone(&self.world), caller, partitions, looks)));
+        }
+        if self.random.bool() {
+            let start = Start { caller: "v".into(), seed: 0, rows_per_output: 1 };
+            let manager = self.machines[0].start(&self.world, &start, &self.settings);
+            self.readers.push(tokio::spawn(reader::verify_for_ever(Arc::clone(&self.world), manager)));
+        }
+        let steps = self.random.usize(400..1_000);
+        let mut done = 0;
+        while done < steps && self.world.broken().is_none() {
+            self.step().await;
+            done += 1;
+        }
+        if self.world.broken().is_none() {
+            self.come_to_rest().await;
+        }
+        let time_line = std::mem::take(&mut *self.world.time_line());
+        let past = self.world.truth().past;
+        Outcome {
+            seed,
+            broken: self.world.broken(),
+            steps: time_line.len(),
+            time_line,
+            effects: self.effects,
+            past,
+            faults: self.faults,
+            good_looks: self.good_looks.count(),
+        }
+    }
+
+    /// Everybody goes on as far as they can; new calls are queued.
+    async fn settle(&mut self) {
+        tokio::time::sleep(STEP).await;
+        for call in self.world.wire.take() {
+            let slow = self.random.f64() < self.weather.slow;
+            let ready = if slow { self.world.elapsed() + some_time(&mut self.random) } else { Duration::ZERO };
+            if slow {
+                self.count("slow call");
+            }
+            self.waiting.push((call, ready));
+        }
+    }
+
+    async fn step(&mut self) {
+        self.settle().await;
+        self.start_workers();
+        let roll = self.random.f64();
+        let mut below = 0.0;
+        let mut hits = |chance: f64| {
+            below += chance;
+            roll < below
+        };
+        let weather = self.weather.clone();
+        if hits(weather.ingest) {
+            self.ingest();
+        } else if hits(weather.crash) {
+            let worker = self.somebody();
+            self.crash(worker).await;
+        } else if hits(weather.freeze) {
+            self.freeze();
+        } else if hits(weather.clock_jump) {
+            self.jump_a_clock();
+        } else if hits(weather.burst) {
+            self.burst_until = self.world.elapsed() + Duration::from_millis(self.random.u64(1..60_000));
+            self.count("burst of 503");
+            self.world.say("storage", "503 burst", "", &format!("until {:?}", self.burst_until));
+        } else if hits(weather.idle) {
+            let time = some_time(&mut self.random);
+            tokio::time::sleep(time).await;
+        } else {
+            self.go_on().await;
+        }
+    }
+
+    /// Lets one call, or one answer, go on; or time pass, when there is none.
+    async fn go_on(&mut self) {
+        let now = self.world.elapsed();
+        let frozen: BTreeSet<Caller> = self
+            .workers
+            .iter()
+            .filter(|worker| worker.frozen_until > now)
+            .map(|worker| Arc::clone(&worker.start.caller))
+            .collect();
+        let calls: Vec<usize> = (0..self.waiting.len())
+            .filter(|at| {
+                let (call, ready) = &self.waiting[*at];
+                *ready <= now && (call.is_abandoned() || !frozen.contains(&call.caller))
+            })
+            .collect();
+        let answers: Vec<usize> = (0..self.answers.len())
+            .filter(|at| self.answers[*at].ready <= now && !frozen.contains(&self.answers[*at].caller))
+            .collect();
+        if calls.is_empty() && answers.is_empty() {
+            let most = Duration::from_millis(self.random.u64(100..30_000));
+            let world = Arc::clone(&self.world);
+            // Whichever is first: there is something new, or somebody's time has come.
+            let _ = tokio::time::timeout(most, world.wire.came()).await;
+            return;
+        }
+        let choice = self.random.usize(..calls.len() + answers.len());
+        if let Some(at) = calls.get(choice) {
+            let (call, ready) = self.waiting.remove(*at);
+            let dies = call.kind.changes_storage() && self.random.f64() < self.weather.crash_at_change;
+            let caller = dies.then(|| self.workers.iter().position(|w| w.start.caller == call.caller)).flatten();
+            match caller.filter(|_| !call.is_abandoned()) {
+                None => self.carry_out(call),
+                Some(worker) => {
+                    self.waiting.push((call, ready));
+                    self.crash(worker).await;
+                }
+            }
+        } else {
+            let answer = self.answers.remove(answers[choice - calls.len()]);
+            (answer.deliver)();
+        }
+    }
+
+    fn carry_out(&mut self, call: Waiting) {
+        let abandoned = call.is_abandoned();
+        if abandoned && !call.kind.changes_storage() {
+            return; // nobody would notice
+        }
+        let (kind, what, caller, object) = (call.kind, call.what, Arc::clone(&call.caller), call.object.clone());
+        let in_burst = self.world.elapsed() < self.burst_until;
+        let fault = self.weather.fault(&mut self.random, kind, in_burst);
+        if let Some(fault) = fault {
+            self.count(weather::name(kind, fault));
+        }
+        self.effects += u64::from(kind.is_effect(what));
+        let (deliver, mut outcome) = call.run(fault);
+        if abandoned {
+            self.count("request for nobody");
+            outcome.push_str(", FOR NOBODY");
+        }
+        self.world.say(&caller, what, &object, &outcome);
+        if self.random.f64() < self.weather.slow {
+            self.count("slow answer");
+            let ready = self.world.elapsed() + some_time(&mut self.random);
+            self.answers.push(Answer { deliver, caller, ready });
+        } else {
+            deliver();
+        }
+    }
+
+    fn count(&mut self, fault: &'static str) {
+        *self.faults.entry(fault).or_default() += 1;
+    }
+
+    fn ingest(&mut self) {
+        if self.files >= MAX_FILES {
+            return;
+        }
+        self.files += 1;
+        let partition = self.partitions[self.random.usize(..self.partitions.len())].clone();
+        if self.random.u8(..) < 8 {
+            self.world.ingest_damaged(&partition);
+            return;
+        }
+        let start = partition.hour().start().timestamp_micros();
+        let times: Vec<i64> = (0..self.random.usize(1..8)).map(|_| start + self.random.i64(0..3_600_000_000)).collect();
+        self.world.ingest(&partition, &times);
+    }
+
+    /// One at a time: a start is at work on its machine's disk before its first call.
+    fn start_workers(&mut self) {
+        let now = self.world.elapsed();
+        for worker in 0..self.workers.len() {
+            if self.workers[worker].task.is_none() && self.workers[worker].back_at <= now {
+                let manager = self.start(worker);
+                let pause = self.workers[worker].pause;
+                self.workers[worker].task = Some(tokio::spawn(work_for_ever(manager, pause)));
+                return;
+            }
+        }
+    }
+
+    /// A new start of a worker, with nothing in its memory.
+    fn start(&mut self, worker: usize) -> CompactionManager {
+        let seed = self.random.u64(..);
+        let worker = &mut self.workers[worker];
+        worker.starts += 1;
+        worker.start.caller = format!("w{}.{}", worker.number, worker.starts).into();
+        worker.start.seed = seed;
+        self.world.say(&worker.start.caller, "starts", "", &format!("machine {}", worker.machine));
+        self.machines[worker.machine].start(&self.world, &worker.start, &self.settings)
+    }
+
+    /// A worker for whom it is a bad moment: often one that is about to change storage.
+    fn somebody(&mut self) -> usize {
+        let (any, at_any_moment) = (self.random.usize(..self.workers.len()), self.random.bool());
+        let busy = self.waiting.iter().find(|(call, _)| call.kind.changes_storage() && !call.is_abandoned());
+        let busy = busy.and_then(|(call, _)| self.workers.iter().position(|w| w.start.caller == call.caller));
+        busy.filter(|_| !at_any_moment).unwrap_or(any)
+    }
+
+    /// A worker dies where it stands. What it had asked for may still arrive.
+    async fn crash(&mut self, worker: usize) {
+        let Some(task) = self.workers[worker].task.take() else { return };
+        let (start, machine) = (self.workers[worker].start.clone(), self.workers[worker].machine);
+        let folders = self.machines[machine].remember_folders();
+        task.abort();
+        let _ = task.await;
+        // Its own tasks go when they are looked at next.
+        tokio::time::sleep(STEP).await;
+        self.machines[machine].bury(&start, &folders);
+        self.answers.retain(|answer| answer.caller != start.caller);
+        for (call, ready) in std::mem::take(&mut self.waiting) {
+            if call.caller != start.caller {
+                self.waiting.push((call, ready));
+            } else if call.kind.changes_storage() && self.random.f64() < self.weather.haunted {
+                let late = some_time(&mut self.random) * self.random.u32(1..4);
+                self.waiting.push((call, self.world.elapsed() + late));
+            }
+        }
+        self.workers[worker].back_at = self.world.elapsed() + some_time(&mut self.random);
+        self.workers[worker].frozen_until = Duration::ZERO;
+        self.count("crash");
+        self.world.say(&start.caller, "CRASHES", "", "");
+    }
+
+    fn freeze(&mut self) {
+        let worker = self.somebody();
+        let until = self.world.elapsed() + some_time(&mut self.random) * 2;
+        self.workers[worker].frozen_until = until;
+        self.count("frozen worker");
+        self.world.say(&self.workers[worker].start.caller, "FREEZES", "", &format!("until {until:?}"));
+    }
+
+    fn jump_a_clock(&mut self) {
+        let machine = self.random.usize(..self.machines.len());
+        let by = some_offset(&mut self.random);
+        self.machines[machine].clock.jump(by);
+        self.count("clock jump");
+        self.world.say("storage", "clock jumps", &format!("machine {machine}"), &format!("{}s", by.num_seconds()));
+    }
+
+    /// No more trouble. Everybody is started anew and works until nothing is left to do: I5, I6.
+    async fn come_to_rest(&mut self) {
+        for reader in self.readers.drain(..) {
+            reader.abort();
+        }
+        for worker in 0..self.workers.len() {
+            self.crash(worker).await;
+        }
+        self.settle().await;
+        // The last requests of the dead arrive, or never will.
+        for (call, _) in std::mem::take(&mut self.waiting) {
+            self.carry_out(call);
+        }
+        self.answers.clear();
+        self.weather = Weather::default();
+        self.burst_until = Duration::ZERO;
+        let mut reports = Vec::new();
+        for _ in 0..ROUNDS_TO_REST {
+            tokio::time::sleep(LONG).await;
+            let before = self.world.changes();
+            reports = Vec::new();
+            for worker in 0..self.workers.len() {
+                reports.push(self.cycle(worker).await);
+                if self.world.broken().is_some() {
+                    return;
+                }
+            }
+            if self.world.changes() == before {
+                self.check_rest(&reports);
+                return self.check_verdict().await;
+            }
+        }
+        self.world
+            .truth()
+            .breaks("I6", &format!("{ROUNDS_TO_REST} rounds, and still there is something to do: {reports:#?}"));
+    }
+
+    /// One cycle of a new start of the worker.
+    async fn cycle(&mut self, worker: usize) -> Option<CycleReport> {
+        let manager = self.start(worker);
+        let cycle = async move { manager.run_compaction_cycle(Scope::default(), CancellationToken::new()).await };
+        self.undisturbed(tokio::spawn(cycle)).await.map(Result::unwrap)
+    }
+
+    /// `arc verify` has nothing to say at rest.
+    async fn check_verdict(&mut self) {
+        let manager = self.start(0);
+        let findings = self.undisturbed(tokio::spawn(async move { reader::findings(&manager).await })).await;
+        for finding in findings.unwrap_or_default() {
+            self.world.truth().breaks("I5", &format!("at rest: {finding:?}"));
+        }
+    }
+
+    /// Everything that a task calls for is done, one after the other.
+    async fn undisturbed<T>(&mut self, task: JoinHandle<T>) -> Option<T> {
+        for _ in 0..MAX_CALLS {
+            self.settle().await;
+            if task.is_finished() {
+                return Some(task.await.unwrap());
+            }
+            if self.waiting.is_empty() {
+                let world = Arc::clone(&self.world);
+                let _ = tokio::time::timeout(LONG, world.wire.came()).await;
+            } else {
+                let (call, _) = self.waiting.remove(0);
+                self.carry_out(call);
+            }
+            if self.world.broken().is_some() {
+                return None;
+            }
+        }
+        self.world.truth().breaks("I11", "a cycle does not end");
+        None
+    }
+
+    fn check_rest(&self, reports: &[Option<CycleReport>]) {
+        for problem in reports.iter().flatten().flat_map(|report| &report.problems) {
+            self.world.truth().breaks("I5", &format!("at rest, {}: {}", problem.place, problem.error));
+        }
+        self.world.check_rest(self.settings.partition.policy.min_files);
+        for machine in &self.machines {
+            for left in machine.leases().into_iter().chain(machine.folders()) {
+                self.world.truth().breaks("I5", &format!("{left} is left over"));
+            }
+        }
+    }
+}
+
+async fn work_for_ever(manager: CompactionManager, pause: Duration) {
+    loop {
+        let _ = manager.run_compaction_cycle(Scope::default(), CancellationToken::new()).await;
+        tokio::time::sleep(pause).await;
+    }
+}

@@ -1,0 +1,81 @@
+//! Readers by the snapshot rule: they may be told to try again, and never see wrong rows. And checks as by `arc verify`:
+//! they may be unable to look, and never raise a false alarm.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use arc::compaction::snapshot::{self, Snapshot};
+use arc::compaction::verify::{Checked, Depth, Finding, Kind, Severity};
+use arc::compaction::{CompactionManager, Scope};
+use arc::partition::PartitionId;
+use arc::storage::Storage;
+use futures::StreamExt;
+use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt};
+
+use super::rows::decode;
+use super::store::SimStore;
+use super::wire::Caller;
+use super::world::World;
+
+/// How many looks came to an end.
+#[derive(Debug, Clone, Default)]
+pub struct Looks(Arc<AtomicU64>);
+
+impl Looks {
+    pub fn count(&self) -> u64 {
+        self.0.load(Ordering::SeqCst)
+    }
+}
+
+/// Looks at one partition after the other, again and again.
+pub async fn read_for_ever(world: Arc<World>, caller: Caller, partitions: Vec<PartitionId>, looks: Looks) {
+    let store: Arc<dyn ObjectStore> = Arc::new(SimStore::new(&world, &caller));
+    let storage = Storage::over(Arc::clone(&store), "sim");
+    loop {
+        for partition in &partitions {
+            let before = world.truth().rows(partition);
+            if let Ok(snapshot) = snapshot::live_files(&storage, partition).await
+                && let Some(seen) = read(&*store, partition, &snapshot).await
+            {
+                looks.0.fetch_add(1, Ordering::SeqCst);
+                world.truth().check_reader(partition, &before, seen);
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+}
+
+/// Checks everything, again and again.
+pub async fn verify_for_ever(world: Arc<World>, manager: CompactionManager) {
+    loop {
+        // What the next cycle clears may be there, and storage may not answer.
+        let no_answer = |f: &Finding| f.kind == Kind::Unchecked && !f.detail.contains("does not exist");
+        let alarm = |f: &Finding| f.severity > Severity::Info && !no_answer(f);
+        for finding in findings(&manager).await.into_iter().filter(alarm) {
+            world.truth().breaks("false alarm", &format!("{finding:?}"));
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
+/// Everything that a check says.
+pub async fn findings(manager: &CompactionManager) -> Vec<Finding> {
+    let checked: Vec<Checked> = manager.verify(Scope::default(), Depth::Footers).collect().await;
+    checked.into_iter().flat_map(|checked| checked.findings).collect()
+}
+
+/// The numbers of the rows of a snapshot; `None` when a file cannot be read, upon which the rule says to look again.
+async fn read(store: &dyn ObjectStore, partition: &PartitionId, snapshot: &Snapshot) -> Option<Vec<i64>> {
+    let mut seen = Vec::new();
+    for file in &snapshot.files {
+        let key = Path::parse(format!("{partition}/{}", file.name)).unwrap();
+        let bytes = store.get(&key).await.ok()?.bytes().await.ok()?;
+        // Damaged files have no rows that anybody could see.
+        if let Ok(rows) = decode(bytes) {
+            seen.extend(rows.iter().map(|r| r.number));
+        }
+    }
+    Some(seen)
+}

@@ -1,0 +1,224 @@
+//! The one world of a simulation: storage as it is, what must be true of it, the wire, and the time line.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use arc::clock::Clock;
+use arc::partition::PartitionId;
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use futures::{FutureExt, StreamExt};
+use object_store::memory::InMemory;
+use object_store::path::Path;
+use object_store::{GetResultPayload, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode};
+use tokio::time::Instant;
+
+use super::clock::SimClock;
+use super::rows::{Row, encode};
+use super::timeline::{Line, TimeLine};
+use super::truth::{Object, Truth, place};
+use super::wire::Wire;
+
+/// Errors that are built into this side of the seams, to show that the simulation finds them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Planted {
+    #[default]
+    Nothing,
+    /// A create overwrites what is there.
+    CreateOverwrites,
+    /// A create is answered with success although another record is there. No row depends on that, but reports do.
+    CreateLies,
+    /// A LIST leaves out its later pages without an error.
+    ListHidesPages,
+    /// The merge loses a row, and does not notice.
+    MergeLosesRow,
+    /// The merge doubles a row, and does not notice.
+    MergeDoublesRow,
+    /// The merge says that it took in a file that it left out.
+    MergeRetiresUnread,
+    /// The merge does not sort.
+    MergeDoesNotSort,
+    /// A deletion takes the next object, too.
+    DeleteTakesNeighbour,
+    /// A look that fails says that there is nothing.
+    ErrorsAreAbsence,
+    /// Every lease is granted to everybody. Not an error of the product's: nothing may rest on leases.
+    LocksAlwaysGrant,
+}
+
+/// What the check of storage leaves there, once and for all.
+const PROBE: &str = "_compaction_staging/probe";
+
+pub struct World {
+    pub bucket: InMemory,
+    pub wire: Wire,
+    pub clock: SimClock,
+    pub planted: Planted,
+    /// Objects on a page of a LIST.
+    pub page: usize,
+    started: Instant,
+    /// `InMemory` knows the machine's time only.
+    modified: Mutex<BTreeMap<Path, DateTime<Utc>>>,
+    truth: Mutex<Truth>,
+    time_line: Mutex<TimeLine>,
+    /// Changes of storage that others can see.
+    changes: Mutex<u64>,
+    written: Mutex<i64>,
+}
+
+impl std::fmt::Debug for World {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("World")
+    }
+}
+
+impl World {
+    pub fn new(planted: Planted, page: usize) -> Arc<Self> {
+        let started_at = "2025-10-08T18:00:00Z".parse().unwrap();
+        Arc::new(Self {
+            bucket: InMemory::new(),
+            wire: Wire::default(),
+            clock: SimClock::starting_at(started_at),
+            planted,
+            page,
+            started: Instant::now(),
+            modified: Mutex::default(),
+            truth: Mutex::default(),
+            time_line: Mutex::default(),
+            changes: Mutex::default(),
+            written: Mutex::default(),
+        })
+    }
+
+    pub fn elapsed(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    pub fn truth(&self) -> MutexGuard<'_, Truth> {
+        self.truth.lock().unwrap()
+    }
+
+    pub fn time_line(&self) -> MutexGuard<'_, TimeLine> {
+        self.time_line.lock().unwrap()
+    }
+
+    /// What is wrong, if anything ever was.
+    pub fn broken(&self) -> Option<String> {
+        self.truth().broken.clone()
+    }
+
+    pub fn changes(&self) -> u64 {
+        *self.changes.lock().unwrap()
+    }
+
+    /// A line of the time line.
+    pub fn say(&self, who: &str, what: &str, object: &str, outcome: &str) {
+        let line = Line {
+            at: self.elapsed(),
+            who: who.to_owned(),
+            what: what.to_owned(),
+            object: object.to_owned(),
+            outcome: outcome.to_owned(),
+        };
+        self.time_line().push(line);
+    }
+
+    /// Ingestion writes a file.
+    pub fn ingest(&self, partition: &PartitionId, times: &[i64]) -> String {
+        let number = self.next_number(times.len());
+        let rows: Vec<Row> = times.iter().zip(number..).map(|(time, number)| Row { time: *time, number }).collect();
+        let name = format!("cpu_{number:06}.parquet");
+        self.truth().wrote(partition, &rows);
+        self.put(partition, &name, encode(&rows, &[]));
+        self.say("ingestion", "write", &format!("{partition}/{name}"), &format!("{} rows", rows.len()));
+        name
+    }
+
+    /// Ingestion writes a file that cannot be read.
+    pub fn ingest_damaged(&self, partition: &PartitionId) -> String {
+        let name = format!("cpu_{:06}.parquet", self.next_number(1));
+        let bytes = Bytes::from(format!("PAR1 {name} PAR1"));
+        self.truth().wrote_untouchable(partition, &name, bytes.clone());
+        self.put(partition, &name, bytes);
+        self.say("ingestion", "write", &format!("{partition}/{name}"), "damaged");
+        name
+    }
+
+    fn next_number(&self, rows: usize) -> i64 {
+        let mut written = self.written.lock().unwrap();
+        let first = *written;
+        *written += i64::try_from(rows).unwrap();
+        first
+    }
+
+    fn put(&self, partition: &PartitionId, name: &str, bytes: Bytes) {
+        let key = Path::parse(format!("{partition}/{name}")).unwrap();
+        let put = self.bucket.put_opts(&key, bytes.into(), PutMode::Create.into());
+        put.now_or_never().unwrap().unwrap();
+        self.changed(&key);
+    }
+
+    /// To be called after every change of an object: gives it its time, and checks what must be true.
+    pub fn changed(&self, key: &Path) {
+        if *key != Path::from(PROBE) {
+            *self.changes.lock().unwrap() += 1;
+        }
+        self.modified.lock().unwrap().insert(key.clone(), self.clock.now());
+        if let Some((partition, _)) = place(key.as_ref()) {
+            let objects = self.objects(&partition);
+            self.truth().check(&partition, objects);
+        }
+    }
+
+    /// Deletes an object, if it is there, and checks that it may go.
+    pub fn delete(&self, key: &Path) {
+        if self.bucket.head(key).now_or_never().unwrap().is_err() {
+            return;
+        }
+        self.truth().judge_deletion(key.as_ref(), |partition| self.objects(partition));
+        self.bucket.delete(key).now_or_never().unwrap().unwrap();
+        self.changed(key);
+    }
+
+    /// The same object with the simulation's time.
+    pub fn dated(&self, mut meta: ObjectMeta) -> ObjectMeta {
+        if let Some(time) = self.modified.lock().unwrap().get(&meta.location) {
+            meta.last_modified = *time;
+        }
+        meta
+    }
+
+    /// All objects below a prefix, as they are.
+    pub fn list(&self, prefix: Option<&Path>) -> Vec<ObjectMeta> {
+        let listed = self.bucket.list(prefix).collect::<Vec<_>>().now_or_never().unwrap();
+        listed.into_iter().map(|meta| self.dated(meta.unwrap())).collect()
+    }
+
+    /// The objects of a partition, as they are.
+    pub fn objects(&self, partition: &PartitionId) -> Vec<Object> {
+        let prefix = Path::parse(partition.to_string()).unwrap();
+        let read = |meta: ObjectMeta| {
+            let got = self.bucket.get(&meta.location).now_or_never().unwrap().unwrap();
+            let GetResultPayload::Stream(chunks) = got.payload else { panic!("memory is not on disk") };
+            let chunks: Vec<Bytes> = chunks.map(Result::unwrap).collect().now_or_never().unwrap();
+            let name = meta.location.as_ref()[prefix.as_ref().len() + 1..].to_owned();
+            Object { name, etag: meta.e_tag.unwrap(), bytes: chunks.concat().into() }
+        };
+        self.list(Some(&prefix)).into_iter().map(read).collect()
+    }
+
+    /// I5: nothing is left anywhere.
+    pub fn check_rest(&self, min_files: usize) {
+        let partitions = self.truth().partitions();
+        for partition in partitions {
+            let objects = self.objects(&partition);
+            self.truth().check(&partition, objects.clone());
+            self.truth().check_rest(&partition, objects, min_files);
+        }
+        let staging = self.list(Some(&Path::from("_compaction_staging")));
+        for meta in staging.iter().filter(|meta| meta.location != Path::from(PROBE)) {
+            self.truth().breaks("I5", &format!("{} is left over", meta.location));
+        }
+    }
+}
