@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use tokio_util::sync::CancellationToken;
 
 use super::budget::{Budget, expected_outputs};
+use super::columnar::{self, SourceFile};
 use super::lanes::{LaneError, Lanes, SliceFile};
 use super::schema::{ClassFile, FileClass, SchemaGroup, time_bound};
 use super::session::{Session, StatementError};
@@ -196,6 +197,10 @@ impl Attempt<'_> {
             Session::open(folder, files, &limits, budget, cancel)
         };
         lanes.run(self.session, &open).map_err(|error| match error {
+            LaneError::Damaged { group, detail } => {
+                let found = self.find_contradictions(&self.groups[group]);
+                if found.is_empty() { MergeError::Engine(detail).into() } else { Setback::Damaged(found) }
+            }
             LaneError::Failed(error) => error.into(),
             LaneError::Statement { group, files, error } if is_of_files(&error) => {
                 let group = &self.groups[group];
@@ -209,6 +214,18 @@ impl Attempt<'_> {
             }
             LaneError::Statement { error, .. } => self.failure(error).into(),
         })
+    }
+
+    /// All files of a group whose pages contradict themselves. DuckDB may have read them all the same.
+    fn find_contradictions(&self, group: &SchemaGroup) -> Vec<(usize, String)> {
+        members(group)
+            .filter_map(|member| {
+                let input = member.file.input;
+                let path = self.work.input(input).into();
+                let (size_bytes, projection) = (member.file.size_bytes, &member.class.projection[..]);
+                columnar::damage(SourceFile { path, size_bytes, projection }).map(|why| (input, why))
+            })
+            .collect()
     }
 
     /// Joins consecutive slices into outputs; per group, in ascending order of time.

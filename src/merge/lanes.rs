@@ -52,6 +52,11 @@ pub(super) enum LaneError {
         files: Vec<usize>,
         error: StatementError,
     },
+    /// Files of this group contradict themselves, or their footers.
+    Damaged {
+        group: usize,
+        detail: String,
+    },
     Failed(MergeError),
 }
 
@@ -325,7 +330,7 @@ impl Lanes<'_> {
     }
 
     /// Merges one slice column by column into the file at `path`. `None`: it is not suited for that.
-    fn by_column(&self, task: &Task, path: &str, shared: &Shared) -> Result<Option<u64>, MergeError> {
+    fn by_column(&self, task: &Task, path: &str, shared: &Shared) -> Result<Option<u64>, LaneError> {
         if !shared.columnar[task.group].load(Ordering::Relaxed) {
             return Ok(None);
         }
@@ -345,14 +350,15 @@ impl Lanes<'_> {
         {
             // Written by one implementation, read back by another.
             Ok(rows) if rows == 0 || column_ascends(path.as_ref(), &sql::slice_column(group.time))? => Ok(Some(rows)),
-            Ok(_) => Err(MergeError::ProofFailed("a slice merged column by column is not in order".to_owned())),
-            Err(Refusal::Failed(error)) => Err(error),
+            Ok(_) => Err(MergeError::ProofFailed("a slice merged column by column is not in order".to_owned()).into()),
+            Err(Refusal::Failed(error)) => Err(error.into()),
+            Err(Refusal::Damaged(detail)) => Err(LaneError::Damaged { group: task.group, detail }),
             Err(Refusal::Unsuited(why)) => {
                 tracing::debug!(job_id = %self.request.job_id, %why, "not merged column by column");
                 shared.columnar[task.group].store(false, Ordering::Relaxed);
                 match remove_slice(path.as_ref()) {
                     Err(MergeError::Io { source, .. }) if source.kind() == ErrorKind::NotFound => Ok(None),
-                    removed => removed.map(|()| None),
+                    removed => Ok(removed.map(|()| None)?),
                 }
             }
         }

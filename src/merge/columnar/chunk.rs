@@ -9,6 +9,7 @@ use parquet::column::reader::ColumnReaderImpl;
 use parquet::data_type::{
     AsBytes, BoolType, ByteArrayType, DataType, DoubleType, FixedLenByteArrayType, FloatType, Int32Type, Int64Type,
 };
+use parquet::errors::ParquetError;
 use parquet::schema::types::{ColumnDescPtr, ColumnDescriptor};
 
 use super::values::{ByteLists, Plain, as_code};
@@ -58,6 +59,22 @@ impl Chunk {
     }
 }
 
+/// What an error of a decoder says about its file.
+pub(super) fn judge(error: ParquetError) -> Refusal {
+    match &error {
+        ParquetError::NYI(_) => Refusal::Unsuited(error.to_string()),
+        // Codecs speak through this, too; only the system has a number for its errors.
+        ParquetError::External(source) if system_says(&**source) => Refusal::Unsuited(error.to_string()),
+        // A codec that is not compiled in.
+        ParquetError::General(message) if message.contains("Disabled feature") => Refusal::Unsuited(message.clone()),
+        _ => Refusal::Damaged(error.to_string()),
+    }
+}
+
+fn system_says(error: &(dyn std::error::Error + 'static)) -> bool {
+    error.downcast_ref::<std::io::Error>().is_some_and(|error| error.raw_os_error().is_some())
+}
+
 /// Decodes the pages of a chunk of `rows` rows. `pages` opens the chunk anew each time.
 pub(super) fn decode(
     descriptor: &ColumnDescPtr,
@@ -69,7 +86,7 @@ pub(super) fn decode(
         None => decode_generally(descriptor, pages()?)?,
     };
     if chunk.len() != rows || chunk.valid.as_ref().is_some_and(|valid| valid.len() != rows) {
-        return Err(Refusal::Unsuited(format!("{} values in a row group of {rows} rows", chunk.len())));
+        return Err(Refusal::Damaged(format!("{} values in a row group of {rows} rows", chunk.len())));
     }
     Ok(chunk)
 }
@@ -88,7 +105,7 @@ struct Collected {
 /// `None`: a page is encoded in another way than these.
 fn decode_pages(descriptor: &ColumnDescriptor, mut pages: Box<dyn PageReader>) -> Result<Option<Chunk>, Refusal> {
     let mut all = Collected { dictionary: None, codes: Vec::new(), plain: None, valid: None, rows: 0 };
-    while let Some(page) = pages.get_next_page()? {
+    while let Some(page) = pages.get_next_page().map_err(judge)? {
         match page {
             Page::DictionaryPage { buf, num_values, encoding, .. } => {
                 if !matches!(encoding, Encoding::PLAIN | Encoding::PLAIN_DICTIONARY) {
@@ -103,7 +120,7 @@ fn decode_pages(descriptor: &ColumnDescriptor, mut pages: Box<dyn PageReader>) -
                 } else if def_level_encoding == Encoding::RLE && buf.len() >= 4 {
                     let length = u32::from_le_bytes([buf[0], buf[1], buf[2], buf[3]]) as usize;
                     let end = length.checked_add(4).filter(|&end| end <= buf.len());
-                    let end = end.ok_or_else(|| Refusal::Unsuited("levels longer than their page".to_owned()))?;
+                    let end = end.ok_or_else(|| Refusal::Damaged("levels longer than their page".to_owned()))?;
                     (levels(buf.slice(4..end), rows)?, buf.slice(end..))
                 } else {
                     return Ok(None);
@@ -116,7 +133,7 @@ fn decode_pages(descriptor: &ColumnDescriptor, mut pages: Box<dyn PageReader>) -
                 let rows = num_values as usize;
                 let (from, length) = (rep_levels_byte_len as usize, def_levels_byte_len as usize);
                 if from + length > buf.len() {
-                    return Err(Refusal::Unsuited("levels longer than their page".to_owned()));
+                    return Err(Refusal::Damaged("levels longer than their page".to_owned()));
                 }
                 let valid =
                     if descriptor.max_def_level() == 0 { None } else { levels(buf.slice(from..from + length), rows)? };
@@ -151,15 +168,15 @@ impl Collected {
                 let dictionary = self
                     .dictionary
                     .as_ref()
-                    .ok_or_else(|| Refusal::Unsuited("codes without a dictionary".to_owned()))?;
+                    .ok_or_else(|| Refusal::Damaged("codes without a dictionary".to_owned()))?;
                 let codes = match values.first() {
                     Some(&width) => hybrid::decode(values.slice(1..), width, count)?,
                     None if count == 0 => Vec::new(),
-                    None => return Err(Refusal::Unsuited("a page without its codes".to_owned())),
+                    None => return Err(Refusal::Damaged("a page without its codes".to_owned())),
                 };
                 let limit = as_code(dictionary.len());
                 if codes.iter().any(|&code| code >= limit) {
-                    return Err(Refusal::Unsuited("a code beyond its dictionary".to_owned()));
+                    return Err(Refusal::Damaged("a code beyond its dictionary".to_owned()));
                 }
                 match &mut self.plain {
                     None => spread(&codes, valid.as_deref(), &mut self.codes),
@@ -234,7 +251,7 @@ fn spread_plain(mut found: Plain, valid: Option<&[bool]>, to: &mut Plain) -> Res
 
 /// `count` values in the plain encoding.
 fn plain_values(descriptor: &ColumnDescriptor, data: &[u8], count: usize) -> Result<Plain, Refusal> {
-    let too_short = || Refusal::Unsuited("a page with fewer values than it says".to_owned());
+    let too_short = || Refusal::Damaged("a page with fewer values than it says".to_owned());
     let fixed = |width: usize| count.checked_mul(width).and_then(|bytes| data.get(..bytes)).ok_or_else(too_short);
     Ok(match descriptor.physical_type() {
         Physical::BOOLEAN => {
@@ -321,7 +338,8 @@ fn read_all<T: DataType>(
     loop {
         values.clear();
         levels.clear();
-        let (records, ..) = reader.read_records(BATCH, nullable.then_some(&mut levels), None, &mut values)?;
+        let (records, ..) =
+            reader.read_records(BATCH, nullable.then_some(&mut levels), None, &mut values).map_err(judge)?;
         if records == 0 {
             break;
         }

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use parquet::encodings::rle::RleDecoder;
 
 use super::Refusal;
+use super::chunk::judge;
 
 /// Values packed together.
 const GROUP: usize = 8;
@@ -20,14 +21,14 @@ const MIN_RUN_GROUPS: usize = 3;
 pub(super) fn decode(data: Bytes, width: u8, count: usize) -> Result<Vec<u32>, Refusal> {
     let mut values = vec![0_u32; count];
     if width > 32 {
-        return Err(Refusal::Unsuited(format!("codes of {width} bits")));
+        return Err(Refusal::Damaged(format!("codes of {width} bits")));
     }
     if width > 0 && count > 0 {
         let mut decoder = RleDecoder::new(width);
-        decoder.set_data(data)?;
-        let read = decoder.get_batch(&mut values)?;
+        decoder.set_data(data).map_err(judge)?;
+        let read = decoder.get_batch(&mut values).map_err(judge)?;
         if read != count {
-            return Err(Refusal::Unsuited(format!("{read} codes instead of {count}")));
+            return Err(Refusal::Damaged(format!("{read} codes instead of {count}")));
         }
     }
     Ok(values)

@@ -11,8 +11,7 @@
 //! output; the number of columns does not matter.
 //!
 //! What must hold: values are moved bit by bit, never converted; so this takes only columns whose stored form is the declared
-//! one in every file. Anything else, and anything odd in a file, is [`Refusal::Unsuited`], and DuckDB merges the slice and
-//! says what is wrong. Rows equal in time keep the order of files and rows, so the same inputs give the same bytes.
+//! one in every file. Anything else is [`Refusal::Unsuited`], and DuckDB merges the slice. Rows equal in time keep the order of files and rows, so the same inputs give the same bytes.
 //!
 //! Deliberately not here: nested columns, casts, sort keys other than the time. The proof does not trust this module: DuckDB
 //! reads its output back and compares it with what DuckDB reads from the inputs.
@@ -63,6 +62,9 @@ pub(super) struct SourceFile<'a> {
 pub(super) enum Refusal {
     /// Not for this module, for this reason. Nothing is said about the files.
     Unsuited(String),
+    /// A page of a file contradicts itself or its footer. Whatever another reader makes of it may be made up: DuckDB fills a
+    /// page that decompresses to less than it says with whatever was in memory. See [`damage`] for the file.
+    Damaged(String),
     Failed(MergeError),
 }
 
@@ -72,7 +74,7 @@ impl From<MergeError> for Refusal {
     }
 }
 
-/// Whatever the `parquet` crate objects to in an input, DuckDB may judge.
+/// What the `parquet` crate objects to while it writes. About reading, see [`chunk::judge`].
 impl From<ParquetError> for Refusal {
     fn from(error: ParquetError) -> Self {
         Self::Unsuited(error.to_string())
@@ -107,9 +109,28 @@ pub(super) fn merge_slice(
     out: &Path,
     cancel: &CancellationToken,
 ) -> Result<u64, Refusal> {
-    // Nothing says yet that the files are sound, and decoders may panic on what is not.
     catch_unwind(AssertUnwindSafe(|| merge(group, files, range, options, out, cancel)))
-        .unwrap_or_else(|_| Err(Refusal::Unsuited("a decoder panicked".to_owned())))
+        .unwrap_or_else(|_| Err(Refusal::Unsuited("it panicked".to_owned())))
+}
+
+/// What is damaged in a file, as far as decoding every value of its columns tells. `None` also when it cannot be decoded here.
+pub(super) fn damage(file: SourceFile<'_>) -> Option<String> {
+    let columns = file.projection.len();
+    let look = || -> Result<(), Refusal> {
+        let files = SliceFiles::open(&[file])?;
+        for file in &files.open {
+            for row_group in 0..file.metadata().num_row_groups() {
+                for column in 0..columns {
+                    file.decode(row_group, column)?;
+                }
+            }
+        }
+        Ok(())
+    };
+    match catch_unwind(AssertUnwindSafe(look)) {
+        Ok(Err(Refusal::Damaged(why))) => Some(why),
+        _ => None,
+    }
 }
 
 fn merge(

@@ -5,6 +5,7 @@
 
 use std::fs::{self, File};
 use std::ops::Range as Span;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use bytes::Bytes;
 use parquet::file::metadata::ParquetMetaData;
@@ -13,7 +14,7 @@ use parquet::file::statistics::Statistics;
 
 use super::super::schema::Projection;
 use super::super::slices::Range;
-use super::chunk::{Chunk, decode};
+use super::chunk::{Chunk, decode, judge};
 use super::values::Plain;
 use super::{Refusal, SourceFile, WHOLE_FILES_BYTES};
 
@@ -60,7 +61,19 @@ impl OpenFile<'_> {
         let Some(leaf) = self.leaf(column) else { return Ok(None) };
         let descriptor = self.metadata().file_metadata().schema_descr().column(leaf);
         let rows = self.row_count(row_group)?;
-        decode(&descriptor, rows, &|| Ok(self.reader.get_row_group(row_group)?.get_column_page_reader(leaf)?)).map(Some)
+        let pages = || -> Result<_, Refusal> {
+            let row_group = self.reader.get_row_group(row_group).map_err(judge)?;
+            row_group.get_column_page_reader(leaf).map_err(judge)
+        };
+        // Nothing says yet that the file is sound, and decoders may panic on what is not.
+        let decoded = catch_unwind(AssertUnwindSafe(|| decode(&descriptor, rows, &pages)));
+        let decoded = decoded.unwrap_or_else(|_| Err(Refusal::Damaged("the decoder panicked".to_owned())));
+        decoded.map(Some).map_err(|refusal| match refusal {
+            Refusal::Damaged(why) => {
+                Refusal::Damaged(format!("column {:?}, row group {row_group}: {why}", descriptor.name()))
+            }
+            other => other,
+        })
     }
 
     fn row_count(&self, row_group: usize) -> Result<usize, Refusal> {

@@ -251,7 +251,7 @@ fn statistics_are_those_of_the_values_in_each_row_group() {
 }
 
 #[test]
-fn what_is_not_a_sound_file_is_left_to_the_other_engine() {
+fn a_file_that_contradicts_itself_is_damaged() {
     let mut inputs = Inputs::new();
     for seed in 0..2 {
         inputs.batch(&batch(seed, 500, 0), WriterProperties::builder().set_compression(Codec::SNAPPY).build());
@@ -264,7 +264,8 @@ fn what_is_not_a_sound_file_is_left_to_the_other_engine() {
         std::fs::write(&inputs.inputs[1].path, bytes).unwrap();
         // A flipped byte may leave a file that can be read. It must not take the process down, nor be a failure of ours.
         match merge_all(&inputs, Range::Everything, &options(100)) {
-            Err(Refusal::Unsuited(_)) => refused += 1,
+            Err(Refusal::Damaged(_)) => refused += 1,
+            Err(Refusal::Unsuited(why)) => panic!("{why}"),
             Ok((rows, _)) => assert_eq!(rows, 1000),
             Err(Refusal::Failed(error)) => panic!("{error}"),
         }
