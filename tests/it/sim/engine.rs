@@ -13,7 +13,7 @@ use arc::partition::CompactedName;
 use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
 
-use super::rows::{Row, decode, encode};
+use super::rows::{Row, decode, encode, padded};
 use super::wire::{Caller, Fault, Kind};
 use super::world::{Planted, World};
 
@@ -23,6 +23,8 @@ pub struct SimEngine {
     pub caller: Caller,
     /// More rows begin another output.
     pub rows_per_output: usize,
+    /// Of every output.
+    pub padding_bytes: usize,
 }
 
 #[async_trait]
@@ -34,12 +36,12 @@ impl MergeEngine for SimEngine {
         cancel: CancellationToken,
     ) -> Result<MergeOutcome, MergeError> {
         let object = format!("{} files into {}", request.inputs.len(), request.output_stem);
-        let (planted, rows_per_output) = (self.world.planted, self.rows_per_output);
+        let (planted, shape) = (self.world.planted, (self.rows_per_output, self.padding_bytes));
         let call = (Kind::Merge, "merge", object);
         let merged = self.world.wire.call(&self.caller, call, move |fault| match fault {
             Some(Fault::Refused) => (Err(MergeError::Worker("the child died".to_owned())), "CHILD DIED".to_owned()),
             _ if !request.work_dir.is_dir() => (Err(MergeError::Cancelled), "too late".to_owned()),
-            _ => (merge(&request, rows_per_output, planted), "ok".to_owned()),
+            _ => (merge(&request, shape, planted), "ok".to_owned()),
         });
         tokio::select! {
             biased;
@@ -49,7 +51,11 @@ impl MergeEngine for SimEngine {
     }
 }
 
-fn merge(request: &MergeRequest, rows_per_output: usize, planted: Planted) -> Result<MergeOutcome, MergeError> {
+fn merge(
+    request: &MergeRequest,
+    (rows_per_output, padding_bytes): (usize, usize),
+    planted: Planted,
+) -> Result<MergeOutcome, MergeError> {
     let io = |action, path: &Path| {
         let path = path.to_owned();
         move |source| MergeError::Io { action, path, source }
@@ -87,7 +93,7 @@ fn merge(request: &MergeRequest, rows_per_output: usize, planted: Planted) -> Re
     for (part, rows) in (1..).zip(&parts) {
         let name = CompactedName::from_stem(&request.output_stem, part, count);
         let metadata = [(LINEAGE_INPUTS_KEY, lineage.clone()), (LINEAGE_PART_KEY, format!("{part}/{count}"))];
-        let bytes = encode(rows, &metadata);
+        let bytes = padded(&encode(rows, &metadata), padding_bytes);
         let path = request.work_dir.join(&name);
         fs::write(&path, &bytes).map_err(io("write", &path))?;
         let times = rows.iter().map(|r| r.time);

@@ -99,10 +99,17 @@ impl Fate {
                 Machine::new(world.clock.off_by(offset), folder.path().join(number.to_string()), random.bool())
             })
             .collect();
+        // Few, because they take long: outputs that are uploaded in parts.
+        let padding_bytes = if random.u8(..25) == 0 { 9 << 20 } else { 0 };
         let workers = (1..=random.usize(2..=5))
             .map(|number| Worker {
                 machine: random.usize(..machines.len()),
-                start: Start { caller: format!("w{number}.0").into(), seed: 0, rows_per_output: random.usize(2..40) },
+                start: Start {
+                    caller: format!("w{number}.0").into(),
+                    seed: 0,
+                    rows_per_output: random.usize(2..40),
+                    padding_bytes,
+                },
                 number,
                 starts: 0,
                 pause: Duration::from_millis(random.u64(100..20_000)),
@@ -144,7 +151,7 @@ impl Fate {
             self.readers.push(tokio::spawn(reader::read_for_ever(Arc::clone(&self.world), caller, partitions, looks)));
         }
         if self.random.bool() {
-            let start = Start { caller: "v".into(), seed: 0, rows_per_output: 1 };
+            let start = Start { caller: "v".into(), seed: 0, rows_per_output: 1, padding_bytes: 0 };
             let manager = self.machines[0].start(&self.world, &start, &self.settings);
             self.readers.push(tokio::spawn(reader::verify_for_ever(Arc::clone(&self.world), manager)));
         }

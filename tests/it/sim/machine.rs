@@ -11,7 +11,7 @@ use arc::clock::Clock;
 use arc::compaction::events::{Event, EventSink};
 use arc::compaction::{CompactionManager, CompactionSettings, Components};
 use arc::lock::{Acquired, CompactionLock, Lease, LockError, LockManager, WorkerId};
-use arc::merge::MergeLimits;
+use arc::merge::{Means, MergeLimits};
 use arc::partition::PartitionId;
 use arc::state::{Access, StateDb, StateError, Watch};
 use arc::storage::Storage;
@@ -43,6 +43,7 @@ pub struct Start {
     /// Of the names of its attempts.
     pub seed: u64,
     pub rows_per_output: usize,
+    pub padding_bytes: usize,
 }
 
 impl Machine {
@@ -79,13 +80,14 @@ impl Machine {
                 world: Arc::clone(world),
                 caller: Arc::clone(caller),
                 rows_per_output: start.rows_per_output,
+                padding_bytes: start.padding_bytes,
             }),
             clock,
             limits: MergeLimits {
                 memory_bytes: 1 << 30,
                 threads: NonZeroUsize::MIN,
                 temp_bytes: None,
-                means: arc::merge::Means::All,
+                means: Means::All,
             },
             events: EventSink::new({
                 let world = Arc::clone(world);
