@@ -184,6 +184,8 @@ fn measure(case: &Case, runs: usize, dir: &Path) -> anyhow::Result<Figures> {
     let mut measured: Vec<Vec<Measured>> = vec![Vec::new(); case.contenders.len()];
     for run in 0..=runs {
         for (contender, results) in case.contenders.iter().zip(&mut measured) {
+            // Nobody pays for what another has left to be written.
+            rustix::fs::sync();
             let result = contender.run(&case.partitions, &source, &dir.join("work"))?;
             // The first round only warms the page cache.
             if run > 0 {
