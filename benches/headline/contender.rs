@@ -43,8 +43,14 @@ impl Contender {
         }
     }
 
-    /// Merges `partitions`, whose files are below `source`, in the fresh folder `work`, which is removed again.
-    pub fn run(self, partitions: &[Partition], source: &Path, work: &Path) -> anyhow::Result<Measured> {
+    /// As [`Self::run`], and gives the work folder, with what came out, to `look` before it is removed.
+    pub fn run_and_look<T>(
+        self,
+        partitions: &[Partition],
+        source: &Path,
+        work: &Path,
+        look: impl FnOnce(&Path) -> anyhow::Result<T>,
+    ) -> anyhow::Result<(Measured, T)> {
         fs::create_dir_all(work)?;
         let (usage, outputs) = match self {
             Self::Naive => run_plain(None, partitions, source, work)?,
@@ -53,8 +59,14 @@ impl Contender {
         };
         let bytes_out = outputs.iter().map(|path| fs::metadata(path).map_or(0, |m| m.len())).sum();
         let measured = Measured { contender: self.name(), usage, files_out: outputs.len() as u64, bytes_out };
+        let seen = look(work)?;
         fs::remove_dir_all(work)?;
-        Ok(measured)
+        Ok((measured, seen))
+    }
+
+    /// Merges `partitions`, whose files are below `source`, in the fresh folder `work`, which is removed again.
+    pub fn run(self, partitions: &[Partition], source: &Path, work: &Path) -> anyhow::Result<Measured> {
+        self.run_and_look(partitions, source, work, |_| Ok(())).map(|(measured, ())| measured)
     }
 }
 

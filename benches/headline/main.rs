@@ -18,9 +18,11 @@ use clap::{Parser, ValueEnum};
 use serde::Serialize;
 
 use self::contender::{Contender, Measured, PLAIN_ARGUMENT, plain_statements};
+use self::queries::Answer;
 use self::scenario::{Partition, Shape};
 
 mod contender;
+mod queries;
 mod scenario;
 mod watch;
 
@@ -86,6 +88,8 @@ struct Figures {
     rows: u64,
     bytes_in: u64,
     contenders: Vec<Row>,
+    /// Over the first partition; only where it is `cpu`.
+    queries: Vec<Answer>,
 }
 
 /// One contender: medians, and ratios to the plain statement.
@@ -180,6 +184,8 @@ fn measure(case: &Case, runs: usize, dir: &Path) -> anyhow::Result<Figures> {
     let mut measured: Vec<Vec<Measured>> = vec![Vec::new(); case.contenders.len()];
     for run in 0..=runs {
         for (contender, results) in case.contenders.iter().zip(&mut measured) {
+            // Nobody pays for what another has left to be written.
+            rustix::fs::sync();
             let result = contender.run(&case.partitions, &source, &dir.join("work"))?;
             // The first round only warms the page cache.
             if run > 0 {
@@ -187,6 +193,14 @@ fn measure(case: &Case, runs: usize, dir: &Path) -> anyhow::Result<Figures> {
             }
         }
     }
+    let queries = match &case.partitions[..] {
+        [cpu, ..] if cpu.measurement == "cpu" => {
+            let arc = Contender::Arc { verify: "content", jobs: 2 };
+            let look = |work: &Path| queries::ask(&cpu.folder(&source), &cpu.folder(&work.join("data")), runs);
+            arc.run_and_look(&case.partitions, &source, &dir.join("work"), look)?.1
+        }
+        _ => Vec::new(),
+    };
     fs::remove_dir_all(&source)?;
     let rows: u64 = case.partitions.iter().map(|p| p.rows).sum();
     let base = medians(&measured[0]);
@@ -197,6 +211,7 @@ fn measure(case: &Case, runs: usize, dir: &Path) -> anyhow::Result<Figures> {
         rows,
         bytes_in,
         contenders,
+        queries,
     })
 }
 
@@ -269,6 +284,13 @@ fn print(figures: &Figures, out: &mut impl Write) -> io::Result<()> {
             row.rss_ratio,
             row.bytes_ratio
         )?;
+    }
+    if !figures.queries.is_empty() {
+        writeln!(out, "\n| query, by DuckDB on local disk | small files | compacted | |\n|---|---|---|---|")?;
+    }
+    for Answer { query, before_seconds, after_seconds } in &figures.queries {
+        let (before, after) = (before_seconds * 1e3, after_seconds * 1e3);
+        writeln!(out, "| {query} | {before:.0} ms | {after:.0} ms | {:.1}x |", before / after)?;
     }
     out.flush()
 }

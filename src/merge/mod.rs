@@ -1,9 +1,9 @@
 //! Merging: many Parquet files become few sorted ones, with proof that they hold the same rows.
 //!
 //! ```text
-//! survey ──> schema ──> slices ──> merge each slice ──> stitch ──> prove
-//! footers    lossless   pure       DuckDB, in lanes     parquet    rows, nulls, min/max, fingerprint
-//!            union      cuts       sorted               bytes
+//! survey ──> schema ──> slices ──> merge each slice ──────> stitch ──> prove
+//! footers    lossless   pure       in lanes: by column,     parquet    rows, nulls, min/max,
+//!            union      cuts       or by DuckDB; sorted     bytes      fingerprint by DuckDB
 //! ```
 //!
 //! A [`MergeEngine`] gets local files and a folder of its own, and gives back local files. It never talks to storage,

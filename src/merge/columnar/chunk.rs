@@ -60,6 +60,7 @@ impl Chunk {
 }
 
 /// What an error of a decoder says about its file.
+#[allow(clippy::needless_pass_by_value, reason = "for map_err")]
 pub(super) fn judge(error: ParquetError) -> Refusal {
     match &error {
         ParquetError::NYI(_) => Refusal::Unsuited(error.to_string()),
