@@ -69,13 +69,15 @@ pub async fn run(folder: &Path) -> Result<Outcome> {
     Ok(Outcome { hello, history, stopped })
 }
 
-/// Merges run in this process: it cannot start itself as a merge worker, as the program `arc` does.
+/// Merges run in this process: it cannot start itself as a merge worker, as the program `arc` does. Work starts when it is asked
+/// for, not by the hour: the schedule is a leap day.
 fn config(folder: &Path) -> Result<Config> {
     let file = folder.join("arc.conf");
     let at = |name: &str| folder.join(name).display().to_string();
     let text = format!(
         "[state]\ndb_path = '{}'\n[storage.local]\nbase_path = '{}'\n\
-         [compaction]\ntemp_dir = '{}'\nisolation = 'in_process'\nmin_files = 2\nsettle_seconds = 0\n",
+         [compaction]\ntemp_dir = '{}'\nisolation = 'in_process'\nmin_files = 2\nsettle_seconds = 0\n\
+         schedule = '0 3 29 2 *'\n",
         at("arc.db"),
         at("data"),
         at("temp"),
