@@ -84,7 +84,6 @@ impl Kind {
             }
             Self::Ministack => {
                 let python = python()?;
-                let program = Path::new(&python).with_file_name("ministack").display().to_string();
                 let environment = [
                     ("BIND_HOST", "127.0.0.1"),
                     ("GATEWAY_PORT", "0"),
@@ -92,7 +91,9 @@ impl Kind {
                     ("IOT_MTLS_ENABLED", "false"),
                     ("SFTP_ENABLED", "false"),
                 ];
-                Server::start(&[program], &environment, "Running on http://")
+                // Not the script beside it, which has the folder's first path in it: target folders are moved and copied.
+                let command = [&*python, "-m", "ministack"].map(str::to_owned);
+                Server::start(&command, &environment, "Running on http://")
             }
             Self::Azurite => {
                 let program = azurite()?;
@@ -123,7 +124,8 @@ struct Server {
 impl Server {
     /// Starts a server and waits for the line in which it says where it listens, which ends with `ready` and the address.
     fn start(command: &[String], environment: &[(&str, &str)], ready: &str) -> Result<Self, String> {
-        const SUPERVISE: &str = "\"$@\" & server=$!; cat >/dev/null; kill -9 $server";
+        // The supervisor gives up its own ends of the pipes, so that the end of a server that cannot start is seen.
+        const SUPERVISE: &str = "\"$@\" & server=$!; exec >/dev/null 2>&1; cat; kill -9 $server";
         let mut supervisor = Command::new("sh")
             .args(["-c", SUPERVISE, "supervisor"])
             .args(command)
