@@ -8,14 +8,12 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc as Shared;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread;
 
 use arc::compaction::Scope;
 use tokio_util::sync::CancellationToken;
 
 use crate::crash::KillAt;
-use crate::object_store::remote::{Remote, telemetry_files};
+use crate::object_store::remote::{Remote, each, telemetry_files};
 use crate::support::block_on;
 use crate::support::servers::Kind;
 use crate::support::stores::manager;
@@ -25,9 +23,6 @@ const FULL: &str = "ARC_OBJECT_STORE_FULL";
 
 /// Where a victim writes down its effects, beside its configuration.
 const PASSED: &str = "passed.txt";
-
-/// Crashes under way at a time: a crash waits for the server most of its time.
-const WORKERS: usize = 3;
 
 /// Not a test of its own: what the dying process runs. Does nothing unless it is started as that.
 #[test]
@@ -91,20 +86,7 @@ fn survives_every(step: usize, first: usize, kind: Kind) {
     let files = telemetry_files(2, 50);
     let Some(effects) = effects(kind, &files) else { return };
     assert!(effects > 7, "{kind:?}: only {effects} effects: they are not counted");
-    let next = AtomicUsize::new(0);
-    thread::scope(|threads| {
-        for _ in 0..WORKERS {
-            threads.spawn(|| {
-                loop {
-                    let point = first + step * next.fetch_add(1, Ordering::SeqCst);
-                    if point >= 2 * effects {
-                        return;
-                    }
-                    survives_a_crash(kind, point, &files);
-                }
-            });
-        }
-    });
+    each((first..2 * effects).step_by(step), |point| survives_a_crash(kind, point, &files));
 }
 
 /// I4, I5.
