@@ -11,7 +11,7 @@ use crate::object_store::remote::{Remote, random_file};
 use crate::support::http1::Head;
 use crate::support::proxy::{Proxy, Wire};
 use crate::support::servers::Kind;
-use crate::support::{PARTITION, block_on};
+use crate::support::{PARTITION, Run, block_on};
 
 /// The action of S3 that a request needs.
 fn action(method: &str, path: &str, query: &str, bucket: &str) -> &'static str {
@@ -63,7 +63,7 @@ fn the_policy_of_the_readme_allows_what_is_asked_and_no_more() {
     let through = remote.bucket.through(&proxy.address);
     remote.configure(&through, "min_files = 2\nsettle_seconds = 0");
 
-    for arguments in [&["plan"][..], &["compact", "--json"], &["verify", "--deep"], &["adopt", PARTITION]] {
+    for arguments in [&["plan"][..], &["compact", "--json"], &["verify", "--deep"]] {
         let output = remote.arc.command(arguments).output().unwrap();
         assert!(output.status.success(), "{arguments:?}: {output:?}");
     }
@@ -93,4 +93,31 @@ fn the_policy_of_the_readme_allows_what_is_asked_and_no_more() {
     }
     assert!(parts > 2, "the output was not uploaded in parts: {parts}");
     assert_eq!(used, policy());
+}
+
+/// What the README asks of a shared access signature: a compaction needs each of the letters and no other.
+#[test]
+fn the_signature_of_the_readme_allows_what_is_asked_and_no_more() {
+    let works = |rights: &str| {
+        let remote = Remote::new(Kind::Azurite)?;
+        for number in 0..2 {
+            remote.put(PARTITION, &format!("cpu_{number}.parquet"), random_file(number, 80_000));
+        }
+        let text = std::fs::read_to_string(remote.arc.config_file()).unwrap();
+        let text: Vec<&str> = text.lines().filter(|line| !line.starts_with("access_key")).collect();
+        std::fs::write(remote.arc.config_file(), text.join("\n")).unwrap();
+        let mut command = remote.arc.command(&["compact", "--json"]);
+        let run = Run::of(command.env("AZURE_STORAGE_SAS_TOKEN", remote.bucket.sas(rights)));
+        assert!(run.code == 0 || run.code == 1, "{rights}: {run:#?}");
+        Some((run.code == 0, run))
+    };
+    let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap();
+    let rights = readme.split("A shared access signature needs").nth(1).unwrap().split('`').nth(1).unwrap();
+    let Some((enough, run)) = works(rights) else { return };
+    assert!(enough, "{rights}: {run:#?}");
+    for right in rights.chars() {
+        let fewer = rights.replace(right, "");
+        let (enough, run) = works(&fewer).unwrap();
+        assert!(!enough, "{fewer} is enough: {run:#?}");
+    }
 }
