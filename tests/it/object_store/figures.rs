@@ -24,8 +24,9 @@ use crate::support::stores::manager_telling;
 use crate::support::{PARTITION, block_on};
 
 const MB: u64 = 1_000_000;
-/// Parent and child together, whatever the size of the partition.
-const MOST_RESIDENT_BYTES: u64 = 700 * MB;
+/// Parent and child together, whatever the size of the partition. 700 MB are promised; 200 MB of inputs held in memory on top
+/// of what is measured today would stay below that, and must be seen.
+const MOST_RESIDENT_BYTES: u64 = 400 * MB;
 /// What is compacted unless the environment says otherwise.
 const PARTITION_MB: u64 = 200;
 /// Rows of a file of 10 MB.
@@ -57,13 +58,14 @@ fn resident_bytes(root: u32) -> u64 {
     processes.iter().filter(|(id, _)| belongs(**id)).map(|(_, (_, bytes))| bytes).sum()
 }
 
-/// T46, T47: the real program, merging in a child process, with the settings that it is shipped with.
+/// T46, T47: the real program, merging in a child process, with the settings that it is shipped with on a machine of two
+/// processors.
 #[test]
 fn memory_stays_flat_while_a_large_partition_is_compacted() {
     const LOOK_EVERY: Duration = Duration::from_millis(20);
     #[allow(clippy::disallowed_methods, reason = "how much is measured is said by the environment")]
     let megabytes = std::env::var("ARC_MEMORY_PARTITION_MB").map_or(PARTITION_MB, |mb| mb.parse().unwrap());
-    let Some(remote) = Remote::new(Kind::Moto) else { return };
+    let Some(remote) = Remote::with(Kind::Moto, "min_files = 2\nsettle_seconds = 0\nthreads = 2") else { return };
     let files = usize::try_from(megabytes / 10).unwrap();
     let mut written = 0;
     for number in 0..files {
@@ -87,7 +89,11 @@ fn memory_stays_flat_while_a_large_partition_is_compacted() {
     let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     #[allow(clippy::print_stdout, reason = "the figure is what this is for")]
     {
-        println!("{megabytes} MB in {files} files: {} MB resident at most, {took:.1?}", most / MB);
+        println!(
+            "{megabytes} MB in {files} files: {} MB resident at most, {took:.1?}; {}",
+            most / MB,
+            report["storage"]
+        );
     }
     assert_eq!((&report["jobs_completed"], &report["files_compacted"]), (&1.into(), &files.into()), "{report:#}");
     assert!(most < MOST_RESIDENT_BYTES, "{} MB resident", most / MB);
