@@ -1,5 +1,5 @@
-//! Crashes over a network: a process dies by SIGKILL right before or right after each of its effects, parts of uploads
-//! included. Compare `crash`, which does the same on local files.
+//! Crashes over a network: a process dies by SIGKILL right before or right after each of its effects. Compare `crash`, which
+//! does the same on local files. Small outputs are created in one request; uploads in parts have crashes of their own.
 //!
 //! Two servers, one of each protocol, see every crash; the others see a third of them, because each is a process, two cycles
 //! and a dozen looks. `ARC_OBJECT_STORE_FULL=1` makes it all of them everywhere.
@@ -13,7 +13,7 @@ use arc::compaction::Scope;
 use tokio_util::sync::CancellationToken;
 
 use crate::crash::KillAt;
-use crate::object_store::remote::{Remote, each, telemetry_files};
+use crate::object_store::remote::{Remote, each, random_file, telemetry_files};
 use crate::support::block_on;
 use crate::support::servers::Kind;
 use crate::support::stores::manager;
@@ -51,7 +51,7 @@ fn dies_at(remote: &Remote, point: usize) -> bool {
 }
 
 /// The effects of a run that nobody kills.
-fn effects(kind: Kind, files: &[Vec<u8>]) -> Option<usize> {
+fn effects(kind: Kind, files: &[Vec<u8>]) -> Option<Vec<String>> {
     let remote = Remote::new(kind)?;
     remote.put_telemetry(files);
     assert!(!dies_at(&remote, usize::MAX));
@@ -59,7 +59,7 @@ fn effects(kind: Kind, files: &[Vec<u8>]) -> Option<usize> {
     for effect in ["put ", "delete ", "change state"] {
         assert!(passed.lines().any(|line| line.starts_with(effect)), "{kind:?}: no {effect}in {passed}");
     }
-    Some(passed.lines().count())
+    Some(passed.lines().map(ToOwned::to_owned).collect())
 }
 
 fn survives_a_crash(kind: Kind, point: usize, files: &[Vec<u8>]) {
@@ -85,8 +85,33 @@ fn survives_every(step: usize, first: usize, kind: Kind) {
     let (first, step) = if full { (0, 1) } else { (first, step) };
     let files = telemetry_files(2, 50);
     let Some(effects) = effects(kind, &files) else { return };
-    assert!(effects > 7, "{kind:?}: only {effects} effects: they are not counted");
-    each((first..2 * effects).step_by(step), |point| survives_a_crash(kind, point, &files));
+    assert!(effects.len() > 7, "{kind:?}: only {effects:?}: they are not counted");
+    each((first..2 * effects.len()).step_by(step), |point| survives_a_crash(kind, point, &files));
+}
+
+/// Every crash around the beginning, the parts and the end of an upload.
+fn an_upload_survives_every_crash(kind: Kind) {
+    let files: Vec<_> = (0..2).map(|number| random_file(number, 100_000)).collect();
+    let Some(effects) = effects(kind, &files) else { return };
+    let of_upload =
+        |effect: &String| ["put_multipart", "put_part", "complete"].iter().any(|part| effect.starts_with(part));
+    let numbers: Vec<_> = (0..effects.len()).filter(|number| of_upload(&effects[*number])).collect();
+    assert!(numbers.len() > 3, "{kind:?}: not uploaded in parts: {effects:#?}");
+    each(numbers.into_iter().flat_map(|number| [2 * number, 2 * number + 1]), |point| {
+        survives_a_crash(kind, point, &files);
+    });
+}
+
+/// I4, I5, T1.
+#[test]
+fn an_upload_to_moto_survives_a_kill_around_every_part() {
+    an_upload_survives_every_crash(Kind::Moto);
+}
+
+/// I4, I5, T1.
+#[test]
+fn an_upload_to_azurite_survives_a_kill_around_every_part() {
+    an_upload_survives_every_crash(Kind::Azurite);
 }
 
 /// I4, I5.
