@@ -4,6 +4,8 @@
 mod conformance;
 mod crash;
 mod diagnosis;
+mod figures;
+mod permissions;
 mod remote;
 mod safety;
 mod settings;

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path as FsPath, PathBuf};
 use std::sync::Arc as Shared;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
 
 use arc::clock::SystemClock;
 use arc::compaction::{CycleReport, Scope, snapshot};
@@ -22,7 +24,24 @@ use tokio_util::sync::CancellationToken;
 use super::conformance::raw;
 use crate::support::servers::{Bucket, Kind};
 use crate::support::stores::{Hook, manager_over};
-use crate::support::{Arc, PARTITION, block_on, copy, fingerprint, rows_of, telemetry, tree};
+use crate::support::{Arc, PARTITION, block_on, copy, fingerprint, rows_of, table, telemetry, tree, value};
+
+/// A file that cannot be compressed: about 64 bytes a row. `number` decides what is in it, and its place in the hour.
+pub fn random_file(number: usize, rows: usize) -> Vec<u8> {
+    let first = number * rows;
+    let columns: Vec<String> = (0..7).map(|c| format!("hash(i * 7 + {c}) AS value_{c}")).collect();
+    // Half of the files overlap with their neighbour.
+    let first_time = 1_759_932_000_000_000_i64;
+    parquet(&format!(
+        "SELECT make_timestamp({first_time} + ((i - {}) * 100)) AS time, {} FROM range({first}, {}) r(i)",
+        (number % 2) * rows / 2,
+        columns.join(", "),
+        first + rows,
+    ))
+}
+
+/// What probes of a remote store leave, however many there were.
+pub const PROBE: &str = "_compaction_staging/probe";
 
 /// Nothing special happens.
 #[derive(Debug)]
@@ -51,6 +70,24 @@ pub fn telemetry_files(files: usize, rows: usize) -> Vec<Vec<u8>> {
     (0..files).map(|number| parquet(&telemetry(number * rows, (number + 1) * rows))).collect()
 }
 
+/// Cases under way at a time: each waits for a server most of its time.
+const CASES_IN_FLIGHT: usize = 3;
+
+/// Runs a case with each of these numbers, several at a time.
+pub fn each(numbers: impl IntoIterator<Item = usize>, case: impl Fn(usize) + Sync) {
+    let numbers: Vec<usize> = numbers.into_iter().collect();
+    let next = AtomicUsize::new(0);
+    thread::scope(|threads| {
+        for _ in 0..CASES_IN_FLIGHT {
+            threads.spawn(|| {
+                while let Some(number) = numbers.get(next.fetch_add(1, Ordering::SeqCst)) {
+                    case(*number);
+                }
+            });
+        }
+    });
+}
+
 /// An Arc over a bucket.
 #[derive(Debug)]
 pub struct Remote {
@@ -73,9 +110,14 @@ impl Remote {
         Some(remote)
     }
 
-    /// On every server that can be had here.
-    pub fn everywhere() -> impl Iterator<Item = Self> {
-        Kind::ALL.into_iter().filter_map(Self::new)
+    /// On every server that can be had here, at the same time.
+    pub fn everywhere(check: impl Fn(Self) + Sync) {
+        thread::scope(|threads| {
+            for kind in Kind::ALL {
+                let check = &check;
+                threads.spawn(move || Self::new(kind).map(check));
+            }
+        });
     }
 
     /// Rewrites the configuration, with the bucket seen as it is given here.
@@ -174,6 +216,13 @@ impl Remote {
         rows_of(&self.fetch_live(folder.path()))
     }
 
+    /// Rows of the files that count.
+    pub fn row_count(&self) -> usize {
+        let folder = TempDir::new().unwrap();
+        let files = table(&self.fetch_live(folder.path()));
+        value(&format!("SELECT count(*)::VARCHAR FROM {files}")).parse().unwrap()
+    }
+
     pub fn fingerprint(&self) -> String {
         let folder = TempDir::new().unwrap();
         fingerprint(&self.fetch_live(folder.path())).unwrap()
@@ -185,7 +234,7 @@ impl Remote {
         metas.into_iter().map(|meta| (meta.location.to_string(), (meta.size, meta.e_tag))).collect()
     }
 
-    /// I5: nothing is left of any attempt: no temp folder, no dead object, no probe.
+    /// I5: nothing is left of any attempt: no temp folder, no dead object. Probes leave the one object of all probes.
     pub fn assert_nothing_left_over(&self) {
         let left: Vec<PathBuf> =
             tree(&self.arc.temp()).into_keys().filter(|path| !path.ends_with(".arc-lock")).collect();
@@ -194,7 +243,7 @@ impl Remote {
         for key in self.objects().into_keys() {
             let rest = key.strip_prefix(PARTITION).unwrap_or(&key).trim_start_matches('/');
             assert!(
-                rest.starts_with("_compaction/") || live.iter().any(|name| name == rest),
+                key == PROBE || rest.starts_with("_compaction/") || live.iter().any(|name| name == rest),
                 "{:?}: {key} is left over; live are {live:?}",
                 self.bucket.kind
             );

@@ -8,7 +8,7 @@ use crate::support::{PARTITION, telemetry};
 /// I1, I2, I5, I6: with the real program, merging in a child process.
 #[test]
 fn a_compaction_keeps_every_row_and_a_second_one_changes_nothing() {
-    for remote in Remote::everywhere() {
+    Remote::everywhere(|remote| {
         let kind = remote.bucket.kind;
         remote.write_telemetry(5, 2_000);
         let rows = remote.rows();
@@ -27,13 +27,13 @@ fn a_compaction_keeps_every_row_and_a_second_one_changes_nothing() {
         let again = remote.compact_well();
         assert_eq!(again["jobs_completed"], 0, "{kind:?}: {again:#}");
         assert_eq!(remote.objects(), objects, "{kind:?}");
-    }
+    });
 }
 
 /// T32, and several outputs.
 #[test]
 fn late_files_are_compacted_into_files_of_their_own() {
-    for remote in Remote::everywhere() {
+    Remote::everywhere(|remote| {
         let kind = remote.bucket.kind;
         remote.configure(
             &remote.bucket,
@@ -51,13 +51,13 @@ fn late_files_are_compacted_into_files_of_their_own() {
         assert!(first.iter().all(|name| live.contains(name)) && live.len() > first.len(), "{kind:?}: {live:?}");
         assert_eq!(remote.rows(), rows, "{kind:?}");
         remote.assert_nothing_left_over();
-    }
+    });
 }
 
 /// I9, T11, T30: a damaged file is named, stays where it is, and the others are compacted.
 #[test]
 fn a_damaged_file_stops_nobody_and_stays() {
-    for remote in Remote::everywhere() {
+    Remote::everywhere(|remote| {
         let kind = remote.bucket.kind;
         remote.write_telemetry(4, 500);
         let rows = remote.rows();
@@ -71,13 +71,13 @@ fn a_damaged_file_stops_nobody_and_stays() {
         crate::support::block_on(async { object_store::ObjectStoreExt::delete(&*remote.raw(), &key).await }).unwrap();
         assert_eq!(remote.rows(), rows, "{kind:?}");
         remote.assert_nothing_left_over();
-    }
+    });
 }
 
 /// I7, T21, T27: two processes that do not see each other's locks, as on two machines.
 #[test]
 fn two_workers_without_a_common_lock_lose_and_double_nothing() {
-    for remote in Remote::everywhere() {
+    Remote::everywhere(|remote| {
         let kind = remote.bucket.kind;
         remote.write_telemetry(6, 1_000);
         let rows = remote.rows();
@@ -97,13 +97,13 @@ fn two_workers_without_a_common_lock_lose_and_double_nothing() {
         assert_eq!(remote.rows(), rows, "{kind:?}");
         assert!(remote.live().iter().all(|name| name.ends_with("_compacted.parquet")), "{kind:?}");
         remote.assert_nothing_left_over();
-    }
+    });
 }
 
 /// What people do by hand works over a network, too.
 #[test]
 fn the_commands_that_look_agree_with_storage() {
-    for remote in Remote::everywhere() {
+    Remote::everywhere(|remote| {
         remote.write_telemetry(3, 100);
         let plan = remote.arc.command(&["plan", "--json"]).output().unwrap();
         let plan: serde_json::Value = serde_json::from_slice(&plan.stdout).unwrap();
@@ -111,5 +111,5 @@ fn the_commands_that_look_agree_with_storage() {
         remote.compact_well();
         let verify = remote.arc.command(&["verify", "--deep"]).output().unwrap();
         assert!(verify.status.success(), "{:?}: {verify:?}", remote.bucket.kind);
-    }
+    });
 }

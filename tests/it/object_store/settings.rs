@@ -90,7 +90,7 @@ fn every_key_of_s3_minio_and_ceph_changes_what_goes_over_the_wire() {
     for section in ["s3", "minio", "ceph"] {
         let request = first_request(&s3(section, &[]), &[]);
         assert_eq!(request.method(), "PUT");
-        assert!(request.target().starts_with("/data/_compaction_staging/probe-"), "{request:?}");
+        assert!(request.target().starts_with("/data/_compaction_staging/probe"), "{request:?}");
         assert_eq!(request.header("if-none-match"), Some("*"));
         assert!(authorization(&request).contains("Credential=AKID/"), "{request:?}");
         assert!(authorization(&request).contains("/us-east-1/s3/aws4_request"), "{request:?}");
@@ -164,7 +164,7 @@ fn azure(more: &str) -> String {
 #[test]
 fn every_key_of_azure_changes_what_goes_over_the_wire() {
     let request = first_request(&azure("access_key = 'a2V5'"), &[]);
-    assert!(request.target().starts_with("/acme/data/_compaction_staging/probe-"), "{request:?}");
+    assert!(request.target().starts_with("/acme/data/_compaction_staging/probe"), "{request:?}");
     assert_eq!(request.header("if-none-match"), Some("*"));
     assert!(authorization(&request).starts_with("SharedKey acme:"), "{request:?}");
     let request = first_request(&azure("access_key = 'a2V5'\nprefix = 'telemetry/arc'"), &[]);

@@ -67,6 +67,18 @@ pub fn manager_over(
     engine: Arc<dyn MergeEngine>,
     clock: Arc<dyn Clock>,
 ) -> CompactionManager {
+    manager_telling(config, storage, hook, engine, clock, EventSink::ignore())
+}
+
+/// The same, telling somebody what it does.
+pub fn manager_telling(
+    config: &Config,
+    storage: Storage,
+    hook: Arc<dyn Hook>,
+    engine: Arc<dyn MergeEngine>,
+    clock: Arc<dyn Clock>,
+    events: EventSink,
+) -> CompactionManager {
     let config = config.clone();
     let settings = CompactionSettings { isolation: Isolation::InProcess, ..config.compaction };
     let effects = Arc::new(AtomicUsize::new(0));
@@ -79,7 +91,7 @@ pub fn manager_over(
         engine,
         clock,
         limits: job_limits(detect(), None, None, settings.max_concurrent_jobs),
-        events: EventSink::ignore(),
+        events,
         seed: 7,
     };
     CompactionManager::new(components, settings)
