@@ -4,7 +4,9 @@
 mod conformance;
 mod crash;
 mod diagnosis;
+mod leases;
 mod remote;
 mod safety;
 mod settings;
 mod wire;
+mod workers;
