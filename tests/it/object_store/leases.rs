@@ -82,7 +82,7 @@ fn the_backend_of_the_locks_decides_whether_a_lease_in_the_bucket_counts() {
 
     let report = remote.compact_well();
     assert_eq!(report["jobs_completed"], 0, "{report:#}");
-    assert_eq!(report["skipped"][0]["reason"]["worker_id"], "a worker elsewhere", "{report:#}");
+    assert_eq!(report["skipped"][0]["detail"]["worker_id"], "a worker elsewhere", "{report:#}");
 
     remote.configure(&remote.bucket, "min_files = 2\nsettle_seconds = 0\nlock_backend = 'sqlite'");
     assert_eq!(remote.compact_well()["jobs_completed"], 1);

@@ -36,6 +36,8 @@ const WORKER: &str = "ARC_TEST_BUCKET_WORKER";
 const TTL: Duration = Duration::from_secs(3);
 /// Nothing here takes so long unless it never happens.
 const DEADLINE: Duration = Duration::from_mins(3);
+/// A file of the parent test, beside the marker: the freeze is over.
+const GO_ON: &str = "go-on";
 /// Between two looks at something that is waited for.
 const LOOK: Duration = Duration::from_millis(50);
 const PARTITIONS: usize = 12;
@@ -73,11 +75,16 @@ struct BeforeCommit {
 
 impl Hook for BeforeCommit {
     fn before(&self, _: usize, _: &str, path: &Key) -> object_store::Result<()> {
-        if self.fate != Fate::Lives && path.as_ref().contains("/_compaction/") && !self.marker.exists() {
-            fs::write(&self.marker, path.as_ref()).unwrap();
-            let signal = if self.fate == Fate::Dies { Signal::KILL } else { Signal::STOP };
-            kill_process(getpid(), signal).unwrap();
+        if self.fate == Fate::Lives || !path.as_ref().contains("/_compaction/") {
+            return Ok(());
         }
+        // Of two jobs of one worker the first.
+        let Ok(mut marker) = fs::File::create_new(&self.marker) else { return Ok(()) };
+        marker.write_all(path.as_ref().as_bytes()).unwrap();
+        let signal = if self.fate == Fate::Dies { Signal::KILL } else { Signal::STOP };
+        kill_process(getpid(), signal).unwrap();
+        // The signal is on its way; this thread does nothing before the process goes on.
+        until("the end of the freeze", || self.marker.with_file_name(GO_ON).exists().then_some(()));
         Ok(())
     }
 
@@ -172,6 +179,7 @@ impl Worker {
     }
 
     fn go_on(&self) {
+        fs::write(self.folder.join(GO_ON), "").unwrap();
         let pid = rustix::process::Pid::from_child(&self.process);
         kill_process(pid, Signal::CONT).unwrap();
     }

@@ -92,7 +92,8 @@ impl Kind {
                     ("IOT_MTLS_ENABLED", "false"),
                     ("SFTP_ENABLED", "false"),
                 ];
-                Server::start(&[program], &environment, "Running on http://")
+                // Not by its first line, which names the folder that it was installed into.
+                Server::start(&[python, program], &environment, "Running on http://")
             }
             Self::Azurite => {
                 let program = azurite()?;
@@ -123,7 +124,8 @@ struct Server {
 impl Server {
     /// Starts a server and waits for the line in which it says where it listens, which ends with `ready` and the address.
     fn start(command: &[String], environment: &[(&str, &str)], ready: &str) -> Result<Self, String> {
-        const SUPERVISE: &str = "\"$@\" & server=$!; cat >/dev/null; kill -9 $server";
+        // It lets go of the pipes, so that they end with the server.
+        const SUPERVISE: &str = "\"$@\" & server=$!; exec >/dev/null 2>&1; cat; kill -9 $server";
         let mut supervisor = Command::new("sh")
             .args(["-c", SUPERVISE, "supervisor"])
             .args(command)
