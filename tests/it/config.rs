@@ -463,7 +463,7 @@ fn locks_are_not_kept_in_a_folder_that_has_no_compare_and_swap() {
     let problems = Setup::new("[compaction]\nlock_backend = 'storage'\n").problems();
     assert_eq!(
         problems,
-        "arc.conf:2: compaction.lock_backend = storage: must be \"sqlite\" with storage.backend = local: a folder has no \
+        "arc.conf:2: compaction.lock_backend = \"storage\": must be \"sqlite\" with storage.backend = local: a folder has no \
          compare-and-swap, and the state database excludes all processes that share it"
     );
 }

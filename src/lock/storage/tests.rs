@@ -115,7 +115,7 @@ fn noon() -> Arc<ManualClock> {
     clock("2025-10-08T12:00:00Z")
 }
 
-fn assert_lost<T: fmt::Debug>(result: std::result::Result<T, LockError>) {
+fn assert_lost<T: fmt::Debug>(result: &std::result::Result<T, LockError>) {
     assert!(matches!(result, Err(LockError::Lost { .. })), "{result:?}");
 }
 
@@ -149,9 +149,9 @@ fn a_lease_of_another_machine_is_over_when_the_clock_of_the_store_says_so() {
             pass(1);
             let next = block_on(take(&taker, &hour));
             assert!(next.token > lease.token);
-            assert_lost(block_on(holder.renew(&lease, TTL)));
-            assert_lost(block_on(holder.release_lock(&lease)));
-            assert_eq!(block_on(taker.active_locks()).unwrap(), [next.clone()]);
+            assert_lost(&block_on(holder.renew(&lease, TTL)));
+            assert_lost(&block_on(holder.release_lock(&lease)));
+            assert_eq!(block_on(taker.active_locks()).unwrap(), std::slice::from_ref(&next));
             block_on(taker.release_lock(&next)).unwrap();
         }
     }
@@ -178,7 +178,7 @@ fn a_holder_that_slept_past_its_lease_has_lost_it() {
     let holder = store.worker("holder", &clock);
     let lease = block_on(take(&holder, &partition(HOUR)));
     clock.advance(TimeDelta::seconds(60));
-    assert_lost(block_on(holder.renew(&lease, TTL)));
+    assert_lost(&block_on(holder.renew(&lease, TTL)));
     assert_eq!(block_on(holder.active_locks()).unwrap(), []);
     let next = block_on(take(&holder, &partition(HOUR)));
     assert!(next.token > lease.token, "but it may take it anew at once");
@@ -211,7 +211,11 @@ fn a_lost_answer_or_request_changes_nothing_about_the_outcome() {
             clock.advance(TimeDelta::seconds(10));
             badly();
             let renewed = block_on(worker.renew(&lease, TTL)).unwrap();
-            assert_eq!(block_on(other.active_locks()).unwrap(), [renewed.clone()], "{fates:?}, round {round}");
+            assert_eq!(
+                block_on(other.active_locks()).unwrap(),
+                std::slice::from_ref(&renewed),
+                "{fates:?}, round {round}"
+            );
             badly();
             block_on(worker.release_lock(&renewed)).unwrap();
             assert_eq!(store.raw(&hour), format!(r#"{{"state":"released","token":{}}}"#, lease.token));
