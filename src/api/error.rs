@@ -251,7 +251,11 @@ impl From<StateError> for ApiError {
 
 impl From<LockError> for ApiError {
     fn from(error: LockError) -> Self {
-        Self::Unavailable { what: "the state database", cause: Box::new(error) }
+        let what = match error {
+            LockError::Store { .. } | LockError::BadLease { .. } => "the place of the leases in storage",
+            LockError::Lost { .. } | LockError::State(_) => "the state database",
+        };
+        Self::Unavailable { what, cause: Box::new(error) }
     }
 }
 

@@ -5,19 +5,17 @@
 
 use std::io::{self, Write};
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
 use serde_json::json;
 
 use super::globals::GlobalArgs;
 use super::{format, table};
-use crate::clock::SystemClock;
 use crate::compaction::history::{History, HistoryFilter};
 use crate::compaction::{JobReport, JobStatus};
 use crate::config::Config;
-use crate::lock::{CompactionLock, Lease, LockManager};
-use crate::server::open_state;
+use crate::lock::Lease;
+use crate::server::{open_locks, open_state};
 
 /// `arc jobs …`
 #[derive(Debug, Args)]
@@ -46,15 +44,14 @@ enum WantedStatus {
 /// Runs the command.
 ///
 /// # Errors
-/// When the state database cannot be used, or the output not be written.
+/// When the state database, or the bucket with the locks, cannot be used, or the output not be written.
 pub async fn run(args: &JobsArgs, globals: &GlobalArgs, config: &Config) -> anyhow::Result<ExitCode> {
     let state = open_state(config)?;
-    let locks = CompactionLock::new(state.clone(), Arc::new(SystemClock));
     let history = History::new(state, config.compaction.history_limit);
     let mut found = Found::default();
     if matches!(args.status, None | Some(WantedStatus::Running)) {
         let of_database = |lease: &Lease| args.database.as_deref().is_none_or(|d| d == lease.partition.database());
-        found.running = locks.active_locks().await?.into_iter().filter(of_database).collect();
+        found.running = open_locks(config)?.active_locks().await?.into_iter().filter(of_database).collect();
     }
     if args.status != Some(WantedStatus::Running) {
         let filter =

@@ -2,24 +2,21 @@
 
 use std::io::{self, Write};
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use serde_json::json;
 
 use super::globals::GlobalArgs;
 use super::{format, table};
-use crate::clock::SystemClock;
 use crate::config::Config;
-use crate::lock::{CompactionLock, Lease, LockManager};
-use crate::server::open_state;
+use crate::lock::Lease;
+use crate::server::open_locks;
 
 /// Runs the command.
 ///
 /// # Errors
-/// When the state database cannot be used, or the output not be written.
+/// When the state database, or the bucket with the locks, cannot be used, or the output not be written.
 pub async fn run(globals: &GlobalArgs, config: &Config) -> anyhow::Result<ExitCode> {
-    let locks = CompactionLock::new(open_state(config)?, Arc::new(SystemClock));
-    let leases = locks.active_locks().await?;
+    let leases = open_locks(config)?.active_locks().await?;
     show(&leases, globals.json, &mut io::stdout().lock())?;
     Ok(ExitCode::SUCCESS)
 }

@@ -81,6 +81,7 @@ impl JobError {
                 "it is unknown whether the record was created: {}; the next cycle finds out",
                 source.without_store_words()
             ),
+            Self::Lock(error) => error.without_store_words(),
             Self::Undeleted { count, first, source } => format!(
                 "{count} files that are no longer needed could not be deleted, first {first}: {}; the next cycle tries again",
                 source.without_store_words()
@@ -89,7 +90,6 @@ impl JobError {
             // store, merges have local files only.
             Self::Cancelled { .. }
             | Self::LeaseLost { .. }
-            | Self::Lock(_)
             | Self::Observe(
                 ObserveError::BadRecord { .. } | ObserveError::LiveFileMissing { .. } | ObserveError::Unsettled { .. },
             )
@@ -108,7 +108,9 @@ impl JobError {
         match self {
             Self::Cancelled { .. } | Self::LeaseLost { .. } | Self::Overtaken { .. } => Disposition::Yield,
             // Storage, locks and disks come back; what was read or written is checked again next time.
-            Self::Lock(LockError::Lost { .. } | LockError::State(StateError::Unavailable { .. }))
+            Self::Lock(
+                LockError::Lost { .. } | LockError::Store { .. } | LockError::State(StateError::Unavailable { .. }),
+            )
             | Self::Storage { .. }
             | Self::Write { .. }
             | Self::CommitUnknown { .. }
@@ -127,8 +129,8 @@ impl JobError {
                 MergeError::NothingToMerge(_) | MergeError::Engine(_) => Disposition::UntilChanged,
                 MergeError::ProofFailed(_) => Disposition::Operator,
             },
-            // A damaged lock database, and partitions whose records and files contradict each other.
-            Self::Lock(LockError::State(StateError::Unusable { .. }))
+            // A damaged lock database or lease, and partitions whose records and files contradict each other.
+            Self::Lock(LockError::BadLease { .. } | LockError::State(StateError::Unusable { .. }))
             | Self::Observe(ObserveError::BadRecord { .. } | ObserveError::LiveFileMissing { .. })
             | Self::FailClosed { .. }
             | Self::Panicked(_) => Disposition::Operator,

@@ -27,7 +27,7 @@ use super::policy;
 use super::queue::{Queue, Queued};
 use super::report::{CycleReport, JobStatus};
 use super::scan::{self, Candidate, Finding, Scope, Work};
-use super::settings::CompactionSettings;
+use super::settings::{CompactionSettings, LockBackend};
 use super::sweep::{Extent, Sweeps};
 use super::temp_space::TempBudget;
 use super::turn::{Turn, TurnGuard};
@@ -323,7 +323,7 @@ impl CompactionManager {
         cycle.overflowed |= queue.overflow() > 0;
         if !queue.is_empty() {
             match self.probe().await {
-                Ok(()) => self.work_through(queue.into_fair_order(), waits, &mut cycle, &cancel).await,
+                Ok(()) => self.work_through(self.own_order(queue), waits, &mut cycle, &cancel).await,
                 Err(error) => {
                     cycle.leave(&self.env.settings, queue.into_fair_order());
                     cycle.problem(&self.env.storage.location(), &error);
@@ -406,6 +406,19 @@ impl CompactionManager {
             |partition: &PartitionId| scope.covers(settings, partition) && extent.reaches(settings, partition);
         self.backlog.scanned(seen, self.env.clock.now(), covered);
         queue
+    }
+
+    /// The fair order. Workers that share a bucket begin at different points of it, so that they rarely collide.
+    fn own_order(&self, queue: Queue) -> VecDeque<Queued> {
+        let mut order = queue.into_fair_order();
+        match self.env.settings.lock_backend {
+            LockBackend::Sqlite => {}
+            LockBackend::Storage => {
+                let mut random = self.random.lock().unwrap_or_else(PoisonError::into_inner);
+                order.rotate_left(random.usize(..order.len().max(1)));
+            }
+        }
+        order
     }
 
     fn ready_since(&self, candidate: &Candidate) -> Option<DateTime<Utc>> {
@@ -498,13 +511,20 @@ impl CompactionManager {
         }
     }
 
-    /// Whether storage is what safety rests on. Asked until it is, then never again. Cycles ask by themselves before their
+    /// Whether storage is what safety rests on, and the leases if they are there. Asked until it is, then never again. Cycles ask by themselves before their
     /// first job; a server asks when it starts, so that a mistake shows at once.
     ///
     /// # Errors
     /// See [`crate::storage::Storage::probe`].
     pub async fn probe(&self) -> Result<(), StorageError> {
-        self.probed.get_or_try_init(|| self.env.storage.probe()).await.copied()
+        let probe = || async {
+            self.env.storage.probe().await?;
+            match self.env.settings.lock_backend {
+                LockBackend::Sqlite => Ok(()),
+                LockBackend::Storage => self.env.storage.probe_update().await,
+            }
+        };
+        self.probed.get_or_try_init(probe).await.copied()
     }
 }
 

@@ -17,6 +17,7 @@ pub struct CompactionSettings {
     /// Partitions worked on at the same time.
     pub max_concurrent_jobs: NonZeroUsize,
     pub lock_ttl: Duration,
+    pub lock_backend: LockBackend,
     /// Where jobs keep their private folders.
     pub temp_dir: PathBuf,
     /// Bytes that all jobs together may use in `temp_dir`. `None`: what the disk has.
@@ -44,6 +45,15 @@ pub struct CompactionSettings {
     pub partition: PartitionSettings,
     /// In file order; the last match wins, key by key.
     pub overrides: Vec<PartitionOverride>,
+}
+
+/// Where leases are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LockBackend {
+    /// In the state database, for the processes of one machine.
+    Sqlite,
+    /// In the bucket, for workers on several machines.
+    Storage,
 }
 
 /// Where merges run.

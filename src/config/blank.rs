@@ -10,7 +10,8 @@ use tracing::Level;
 use super::{Backend, Config, LocalStorageSettings, ServerSettings, StateSettings, StorageSettings};
 use crate::auth::settings::AuthSettings;
 use crate::compaction::settings::{
-    CompactionSettings, Compression, Isolation, MergeOptions, ParquetVersion, PartitionSettings, PolicySettings, Verify,
+    CompactionSettings, Compression, Isolation, LockBackend, MergeOptions, ParquetVersion, PartitionSettings,
+    PolicySettings, Verify,
 };
 use crate::schedule::Schedule;
 use crate::storage::settings::{AzureSettings, Environment, GcsSettings, S3Settings};
@@ -27,6 +28,7 @@ pub(super) fn blank() -> Config {
             exclude_databases: Vec::new(),
             max_concurrent_jobs: NonZeroUsize::MIN,
             lock_ttl: zero,
+            lock_backend: LockBackend::Sqlite,
             temp_dir: PathBuf::new(),
             max_temp_bytes: None,
             cycle_timeout: None,

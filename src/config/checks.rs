@@ -9,6 +9,7 @@ use super::problem::{Problem, Source};
 use super::value::Value;
 
 const TEMP_DIR: &str = "compaction.temp_dir";
+const LOCK_BACKEND: &str = "compaction.lock_backend";
 const BACKEND: &str = "storage.backend";
 const BASE_PATH: &str = "storage.local.base_path";
 
@@ -19,7 +20,10 @@ pub(super) fn across_keys(found: &mut Found) {
     }
     let backend = found.value(BACKEND).0.text().to_owned();
     match backend.as_str() {
-        "local" => temp_dir_apart_from_storage(found),
+        "local" => {
+            temp_dir_apart_from_storage(found);
+            locks_of_a_folder(found);
+        }
         backend => object_stores::check(backend, found),
     }
 }
@@ -32,6 +36,18 @@ impl Found {
     /// Whether a value is wrong by itself, which has been reported.
     fn is_wrong(&self, key: &str) -> bool {
         self.problems.iter().any(|problem| problem.key == key)
+    }
+}
+
+/// A folder has no compare-and-swap, which leases beside the data rest on.
+fn locks_of_a_folder(found: &mut Found) {
+    let (value, source) = found.value(LOCK_BACKEND);
+    if value.text() == "storage" {
+        let rule = format!(
+            "must be \"sqlite\" with {BACKEND} = local: a folder has no compare-and-swap, and the state database \
+             excludes all processes that share it"
+        );
+        found.problems.push(Problem::with_value(LOCK_BACKEND, value.to_string(), source.clone(), rule));
     }
 }
 

@@ -19,7 +19,7 @@ use super::rules::{
 use super::value::{Kind, Value};
 use super::{Backend, Config};
 use crate::compaction::settings::{
-    Codec, Isolation, MergeOptions, ParquetVersion, PartitionPatch, PolicySettings, Verify,
+    Codec, Isolation, LockBackend, MergeOptions, ParquetVersion, PartitionPatch, PolicySettings, Verify,
 };
 use crate::schedule::Schedule;
 use crate::telemetry::LogFormat;
@@ -330,6 +330,17 @@ pub const KEYS: &[Key] = &[
         why: "A lock that its owner no longer renews is free after this long.",
         secret: false,
         set: |c, v| c.compaction.lock_ttl = hours(v),
+        patch: None,
+    },
+    Key {
+        name: "compaction.lock_backend",
+        variable: "COMPACTION_LOCK_BACKEND",
+        kind: Kind::Choice(&["sqlite", "storage"]),
+        unit: "",
+        default: "sqlite",
+        why: "Where the locks are: sqlite, in the state database, for one machine; storage, in the bucket, for several that share it.",
+        secret: false,
+        set: |c, v| c.compaction.lock_backend = lock_backend(v),
         patch: None,
     },
     Key {
@@ -728,6 +739,10 @@ fn codec(value: &Value) -> Codec {
         "gzip" => Codec::Gzip,
         _ => Codec::None,
     }
+}
+
+fn lock_backend(value: &Value) -> LockBackend {
+    if value.text() == "storage" { LockBackend::Storage } else { LockBackend::Sqlite }
 }
 
 fn verify(value: &Value) -> Verify {

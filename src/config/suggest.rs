@@ -2,16 +2,8 @@
 
 use super::keys::{KEYS, Key};
 
-/// Sections and keys that belong to this service, in a version that has them. They are refused like any unknown name,
-/// because a key that is accepted and does nothing is worse than an error.
-const NOT_YET: [&str; 1] = ["compaction.lock_backend"];
-
 /// About a key or section of the file, by dotted name.
 pub(super) fn unknown_key(name: &str) -> String {
-    if NOT_YET.iter().any(|known| name == *known || name.strip_prefix(known).is_some_and(|rest| rest.starts_with('.')))
-    {
-        return "not supported by this version".to_owned();
-    }
     let sections = KEYS.iter().map(Key::section);
     message("key", name, KEYS.iter().map(|key| key.name).chain(sections))
 }
@@ -27,16 +19,7 @@ pub(super) fn unknown_override_key(name: &str) -> String {
 
 /// About an environment variable.
 pub(super) fn unknown_variable(name: &str) -> String {
-    let variable_of = |key: &&str| key.strip_prefix("compaction.").is_some_and(|key| name == variable(key));
-    if NOT_YET.iter().any(variable_of) {
-        return "not supported by this version".to_owned();
-    }
     message("variable", name, KEYS.iter().map(|key| key.variable))
-}
-
-/// The variable of a key of `[compaction]`.
-fn variable(key: &str) -> String {
-    format!("COMPACTION_{}", key.to_uppercase())
 }
 
 fn message(what: &str, name: &str, known: impl Iterator<Item = &'static str>) -> String {
@@ -80,13 +63,6 @@ mod tests {
         }
         assert_eq!(unknown_key("compaction.colour"), "unknown key");
         assert_eq!(unknown_variable("COMPACTION_MIN_FILE"), "unknown variable, did you mean COMPACTION_MIN_FILES?");
-    }
-
-    #[test]
-    fn names_of_later_versions_say_so() {
-        assert_eq!(unknown_key("compaction.lock_backend"), "not supported by this version");
-        assert_ne!(unknown_key("compaction.lock_backends"), "not supported by this version");
-        assert_eq!(unknown_variable("COMPACTION_LOCK_BACKEND"), "not supported by this version");
     }
 
     #[test]

@@ -4,9 +4,8 @@ use std::time::Duration;
 
 use chrono::TimeDelta;
 
-use super::{Acquired, Lease, LockError, LockManager, WorkerId};
-use crate::clock::ManualClock;
-use crate::partition::PartitionId;
+// Only from the module around: the tests on real servers run the same suite.
+use super::{Acquired, Lease, LockError, LockManager, ManualClock, PartitionId, WorkerId};
 
 const TTL: Duration = Duration::from_mins(1);
 

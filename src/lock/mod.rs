@@ -12,15 +12,19 @@ use std::time::Duration;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 
+#[cfg(test)]
+use crate::clock::ManualClock;
 use crate::partition::PartitionId;
 use crate::state::StateError;
 
 #[cfg(test)]
 pub(crate) mod conformance;
 pub mod sqlite;
+pub mod storage;
 mod worker_id;
 
 pub use sqlite::CompactionLock;
+pub use storage::StorageLocks;
 pub use worker_id::{WorkerId, WorkerIdError};
 
 /// Grants leases.
@@ -52,7 +56,7 @@ pub trait LockManager: Send + Sync + fmt::Debug {
 pub struct Lease {
     pub partition: PartitionId,
     pub worker_id: WorkerId,
-    /// Grows with every acquisition in the same lock store.
+    /// Grows with every acquisition of the partition, and with every one by the same worker.
     pub token: u64,
     pub locked_at: DateTime<Utc>,
     pub expires_at: DateTime<Utc>,
@@ -76,4 +80,31 @@ pub enum LockError {
     /// The database that keeps the leases is unusable, or did not answer.
     #[error(transparent)]
     State(#[from] StateError),
+    /// The bucket that keeps the leases refused, or did not answer.
+    #[error("the lease object {key} could not be {}: {source}; the next cycle tries again", past(.action))]
+    Store { action: &'static str, key: String, source: object_store::Error },
+    /// Where a lease should be is something else.
+    #[error("{key} is no lease ({detail}); see who wrote it, and delete it while no worker is at the partition")]
+    BadLease { key: String, detail: String },
+}
+
+fn past(action: &str) -> &str {
+    match action {
+        "write" => "written",
+        "list" => "listed",
+        other => other,
+    }
+}
+
+impl LockError {
+    /// The message without the words of a store, which may hold a secret.
+    #[must_use]
+    pub fn without_store_words(&self) -> String {
+        match self {
+            Self::Store { action, key, .. } => {
+                format!("the lease object {key} could not be {}; the next cycle tries again", past(action))
+            }
+            Self::Lost { .. } | Self::State(_) | Self::BadLease { .. } => self.to_string(),
+        }
+    }
 }

@@ -12,10 +12,10 @@ use crate::auth::Tokens;
 use crate::clock::SystemClock;
 use crate::compaction::events::{Event, EventSink};
 use crate::compaction::quarantine::Quarantine;
-use crate::compaction::settings::Isolation;
+use crate::compaction::settings::{Isolation, LockBackend};
 use crate::compaction::{CompactionManager, Components};
 use crate::config::{Backend, Config};
-use crate::lock::CompactionLock;
+use crate::lock::{CompactionLock, LockManager, StorageLocks};
 use crate::merge::resources::{detect, job_limits};
 use crate::merge::{DuckDbEngine, MergeEngine, SubprocessEngine, SubprocessSettings};
 use crate::metrics::Metrics;
@@ -54,6 +54,22 @@ pub fn open_state(config: &Config) -> Result<StateDb, BuildError> {
     Ok(StateDb::open(&config.state.db_path)?)
 }
 
+/// Opens what keeps the leases that the configuration names: the state database, or the bucket.
+pub fn open_locks(config: &Config) -> Result<Arc<dyn LockManager>, BuildError> {
+    Ok(match config.compaction.lock_backend {
+        LockBackend::Sqlite => locks_in_state(open_state(config)?),
+        LockBackend::Storage => locks_in_storage(&open_storage(config)?),
+    })
+}
+
+fn locks_in_state(state: StateDb) -> Arc<dyn LockManager> {
+    Arc::new(CompactionLock::new(state, Arc::new(SystemClock)))
+}
+
+fn locks_in_storage(storage: &Storage) -> Arc<dyn LockManager> {
+    Arc::new(StorageLocks::new(storage.object_store(), Arc::new(SystemClock)))
+}
+
 /// Wires a manager.
 pub fn build_manager(config: &Config, events: EventSink) -> Result<CompactionManager, BuildError> {
     manager_over(config, open_storage(config)?, open_state(config)?, events)
@@ -75,16 +91,11 @@ fn manager_over(
             Arc::new(SubprocessEngine::new(SubprocessSettings::this_program().map_err(BuildError::Executable)?))
         }
     };
-    let components = Components {
-        storage,
-        locks: Arc::new(CompactionLock::new(state.clone(), clock.clone())),
-        state,
-        engine,
-        clock,
-        limits,
-        events,
-        seed: fastrand::u64(..),
+    let locks = match settings.lock_backend {
+        LockBackend::Sqlite => locks_in_state(state.clone()),
+        LockBackend::Storage => locks_in_storage(&storage),
     };
+    let components = Components { storage, locks, state, engine, clock, limits, events, seed: fastrand::u64(..) };
     Ok(CompactionManager::new(components, settings))
 }
 

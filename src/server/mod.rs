@@ -27,7 +27,7 @@ mod socket;
 #[cfg(test)]
 mod tests;
 
-pub use build::{BuildError, build_manager, look_at, open_state, open_storage};
+pub use build::{BuildError, build_manager, look_at, open_locks, open_state, open_storage};
 pub use listen::{ListenError, listen};
 pub use shutdown::ShutdownReport;
 

@@ -126,6 +126,12 @@ impl Storage {
         Self { store: wrap(self.store), ..self }
     }
 
+    /// The store below the verbs, for what is no data: leases. Whoever writes to it keeps to the reserved prefix.
+    #[must_use]
+    pub fn object_store(&self) -> Arc<dyn ObjectStore> {
+        Arc::clone(&self.store)
+    }
+
     /// Where this is, for people: an absolute path or a URL. Never a secret.
     #[must_use]
     pub fn location(&self) -> &str {

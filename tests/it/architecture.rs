@@ -52,7 +52,8 @@ const MAY_IMPORT: [(&str, &[&str]); 16] = [
 ];
 
 /// Concrete adapters that only the composition root, the command line and tests may name.
-const ADAPTERS: [&str; 5] = ["CompactionLock", "DuckDbEngine", "SubprocessEngine", "SystemClock", "LocalFileSystem"];
+const ADAPTERS: [&str; 6] =
+    ["CompactionLock", "StorageLocks", "DuckDbEngine", "SubprocessEngine", "SystemClock", "LocalFileSystem"];
 
 fn sources(module: &str) -> Vec<(String, String)> {
     let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");

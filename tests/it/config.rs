@@ -5,7 +5,7 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use arc::compaction::settings::{Codec, Compression, Isolation, ParquetVersion, Verify};
+use arc::compaction::settings::{Codec, Compression, Isolation, LockBackend, ParquetVersion, Verify};
 use arc::config::{Config, ConfigError, Flag, Input, KEYS, Key, Kind, Source, Value};
 use arc::partition::{Hour, PartitionId};
 use arc::schedule::Schedule;
@@ -172,6 +172,12 @@ fn changing_any_key_by_its_variable_changes_the_settings() {
             assert_eq!(config.storage.backend.as_str(), value);
             continue;
         }
+        if key.name == "compaction.lock_backend" {
+            let text = "[storage]\nbackend = 's3'\n[storage.s3]\nbucket = 'data'\n";
+            let config = Setup::new(text).env(key.variable, &value).load().unwrap();
+            assert_eq!(config.compaction.lock_backend, LockBackend::Storage);
+            continue;
+        }
         let config = with_env(key.variable, &value).unwrap_or_else(|e| panic!("{}: {e}", key.variable));
         assert_ne!(typed(&config), default, "{} = {value} changes nothing", key.name);
         assert_eq!(config.source(key.name), Some(&Source::Environment(key.variable.to_owned())));
@@ -292,7 +298,7 @@ enabled = 'maybe'
 schedule = '0 5 * * * *'
 sort_by = ['time', 'time']
 lock_ttl_hours = 0
-lock_backend = 'storage'
+lock_backend = 'zookeeper'
 late_rewrite_ratio = -0.5
 
 [server]
@@ -335,7 +341,7 @@ arc.conf:4: compaction.enabled = 'maybe': must be true or false (also 1, 0, yes,
 arc.conf:5: compaction.schedule = '0 5 * * * *': must be a five-field cron schedule: a schedule has five fields (minute hour day-of-month month day-of-week), this one has 6
 arc.conf:6: compaction.sort_by = ['time', 'time']: must not name \"time\" twice
 arc.conf:7: compaction.lock_ttl_hours = 0: must be a whole number from 1 to 87840
-arc.conf:8: compaction.lock_backend: not supported by this version
+arc.conf:8: compaction.lock_backend = 'zookeeper': must be one of \"sqlite\", \"storage\"
 arc.conf:9: compaction.late_rewrite_ratio = -0.5: must be a number from 0 to 100
 arc.conf:12: server.port = 65536: must be a whole number from 0 to 65535
 arc.conf:13: server.host = 'localhost:80': must be an address such as 127.0.0.1 or ::1, or a name, without a port
@@ -450,6 +456,16 @@ fn the_temp_folder_and_storage_must_lie_apart() {
     for (base, temp) in [("/srv/arc", "/srv/arc-tmp"), ("/srv/arc", "/srv/arc/../tmp"), ("./data/a", "./data/b")] {
         load(base, temp).unwrap();
     }
+}
+
+#[test]
+fn locks_are_not_kept_in_a_folder_that_has_no_compare_and_swap() {
+    let problems = Setup::new("[compaction]\nlock_backend = 'storage'\n").problems();
+    assert_eq!(
+        problems,
+        "arc.conf:2: compaction.lock_backend = \"storage\": must be \"sqlite\" with storage.backend = local: a folder has no \
+         compare-and-swap, and the state database excludes all processes that share it"
+    );
 }
 
 #[test]

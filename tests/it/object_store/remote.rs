@@ -190,18 +190,23 @@ impl Remote {
 
     /// Names of the data files that count.
     pub fn live(&self) -> Vec<String> {
-        let id: PartitionId = PARTITION.parse().unwrap();
+        self.live_in(PARTITION)
+    }
+
+    /// The same of another partition.
+    pub fn live_in(&self, partition: &str) -> Vec<String> {
+        let id: PartitionId = partition.parse().unwrap();
         let snapshot = block_on(snapshot::live_files(&self.storage(), &id)).unwrap();
         snapshot.files.into_iter().map(|file| file.name).collect()
     }
 
     /// Copies of the data files that count.
-    fn fetch_live(&self, to: &FsPath) -> Vec<PathBuf> {
-        let (raw, live) = (self.raw(), self.live());
+    fn fetch_live(&self, partition: &str, to: &FsPath) -> Vec<PathBuf> {
+        let (raw, live) = (self.raw(), self.live_in(partition));
         block_on(async {
             let mut paths = Vec::new();
             for name in live {
-                let key = Path::parse(format!("{PARTITION}/{name}")).unwrap();
+                let key = Path::parse(format!("{partition}/{name}")).unwrap();
                 let bytes = raw.get(&key).await.unwrap().bytes().await.unwrap();
                 fs::write(to.join(&name), bytes).unwrap();
                 paths.push(to.join(name));
@@ -212,20 +217,25 @@ impl Remote {
 
     /// Every row of the files that count, as text, sorted.
     pub fn rows(&self) -> Vec<String> {
+        self.rows_in(PARTITION)
+    }
+
+    /// The same of another partition.
+    pub fn rows_in(&self, partition: &str) -> Vec<String> {
         let folder = TempDir::new().unwrap();
-        rows_of(&self.fetch_live(folder.path()))
+        rows_of(&self.fetch_live(partition, folder.path()))
     }
 
     /// Rows of the files that count.
     pub fn row_count(&self) -> usize {
         let folder = TempDir::new().unwrap();
-        let files = table(&self.fetch_live(folder.path()));
+        let files = table(&self.fetch_live(PARTITION, folder.path()));
         value(&format!("SELECT count(*)::VARCHAR FROM {files}")).parse().unwrap()
     }
 
     pub fn fingerprint(&self) -> String {
         let folder = TempDir::new().unwrap();
-        fingerprint(&self.fetch_live(folder.path())).unwrap()
+        fingerprint(&self.fetch_live(PARTITION, folder.path())).unwrap()
     }
 
     /// Every object below the prefix: size and `ETag`.

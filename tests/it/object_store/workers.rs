@@ -1,0 +1,329 @@
+//! Several machines over one bucket: processes that share nothing but the bucket and the leases in it. One is killed in the
+//! middle of a job, one is frozen for longer than its lease and then goes on.
+//!
+//! The workers are this test binary, started again with one test selected ([`worker`]), because a configuration has no
+//! lease of seconds; their names are not those of processes, so that nobody can tell that one is dead, as on another machine.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc as Shared;
+use std::time::{Duration, Instant};
+
+use arc::clock::SystemClock;
+use arc::compaction::events::EventSink;
+use arc::compaction::settings::{Isolation, LockBackend};
+use arc::compaction::{CompactionManager, CompactionSettings, Components, Scope};
+use arc::config::{Config, Input};
+use arc::lock::{LockManager, StorageLocks};
+use arc::merge::DuckDbEngine;
+use arc::merge::resources::{detect, job_limits};
+use arc::state::StateDb;
+use object_store::path::Path as Key;
+use rustix::process::{Signal, getpid, kill_process};
+use serde_json::Value;
+use tokio_util::sync::CancellationToken;
+
+use crate::object_store::remote::{Remote, telemetry_files};
+use crate::support::servers::Kind;
+use crate::support::stores::{Hook, Hooked};
+use crate::support::{block_on, tree};
+
+/// What a started worker is told: `name|fate|config file`.
+const WORKER: &str = "ARC_TEST_BUCKET_WORKER";
+const TTL: Duration = Duration::from_secs(3);
+/// Nothing here takes so long unless it never happens.
+const DEADLINE: Duration = Duration::from_mins(3);
+/// A file of the parent test, beside the marker: the freeze is over.
+const GO_ON: &str = "go-on";
+/// Between two looks at something that is waited for.
+const LOOK: Duration = Duration::from_millis(50);
+const PARTITIONS: usize = 12;
+
+fn partition(number: usize) -> String {
+    format!("prod/cpu/2025/10/08/{number:02}")
+}
+
+/// Waits for something that another process does.
+fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let since = Instant::now();
+    loop {
+        if let Some(seen) = look() {
+            return seen;
+        }
+        assert!(since.elapsed() < DEADLINE, "{what}: not within {DEADLINE:?}");
+        std::thread::sleep(LOOK);
+    }
+}
+
+/// What happens to a worker right before its first commit, when its outputs are there already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    Lives,
+    Dies,
+    Freezes,
+}
+
+#[derive(Debug)]
+struct BeforeCommit {
+    fate: Fate,
+    /// Where the key of the record is written that was not created.
+    marker: PathBuf,
+}
+
+impl Hook for BeforeCommit {
+    fn before(&self, _: usize, _: &str, path: &Key) -> object_store::Result<()> {
+        if self.fate == Fate::Lives || !path.as_ref().contains("/_compaction/") {
+            return Ok(());
+        }
+        // Of two jobs of one worker the first.
+        let Ok(mut marker) = fs::File::create_new(&self.marker) else { return Ok(()) };
+        marker.write_all(path.as_ref().as_bytes()).unwrap();
+        let signal = if self.fate == Fate::Dies { Signal::KILL } else { Signal::STOP };
+        kill_process(getpid(), signal).unwrap();
+        // The signal is on its way; this thread does nothing before the process goes on.
+        until("the end of the freeze", || self.marker.with_file_name(GO_ON).exists().then_some(()));
+        Ok(())
+    }
+
+    fn after(&self, _: usize, _: &str, _: &Key) -> object_store::Result<()> {
+        Ok(())
+    }
+}
+
+/// Not a test of its own: what a worker runs. Does nothing unless it is started as that.
+#[test]
+fn worker() {
+    #[allow(clippy::disallowed_methods, reason = "how the parent test talks to its child")]
+    let Ok(order) = std::env::var(WORKER) else { return };
+    let [name, fate, config] = order.split('|').collect::<Vec<_>>()[..] else { panic!("{order}") };
+    let fate = match fate {
+        "Dies" => Fate::Dies,
+        "Freezes" => Fate::Freezes,
+        _ => Fate::Lives,
+    };
+    let folder = Path::new(config).with_file_name(name);
+    let manager = manager(name, fate, Path::new(config), &folder);
+    let mut reports = fs::File::options().append(true).create(true).open(folder.join("reports")).unwrap();
+    // As a schedule would, only without the hours between.
+    until("nothing is left to do", || {
+        let report = block_on(manager.run_compaction_cycle(Scope::default(), CancellationToken::new())).unwrap();
+        writeln!(reports, "{}", serde_json::to_string(&report).unwrap()).unwrap();
+        let idle = report.jobs_completed == 0 && report.jobs_skipped == 0 && report.candidates_left == 0;
+        (idle && !report.needs_attention()).then_some(())
+    });
+}
+
+/// As the composition root does it, with a short lease and a name of its own.
+fn manager(name: &str, fate: Fate, config: &Path, folder: &Path) -> CompactionManager {
+    let config = Config::load(&Input { file: Some(config.to_owned()), ..Input::default() }).unwrap();
+    assert_eq!(config.compaction.lock_backend, LockBackend::Storage);
+    let settings = CompactionSettings {
+        isolation: Isolation::InProcess,
+        lock_ttl: TTL,
+        temp_dir: folder.join("temp"),
+        ..config.compaction.clone()
+    };
+    let storage = arc::server::open_storage(&config).unwrap();
+    let clock = Shared::new(SystemClock);
+    let locks = StorageLocks::for_worker(storage.object_store(), clock.clone(), name.parse().unwrap());
+    let hook = Shared::new(BeforeCommit { fate, marker: folder.join("marker") });
+    let components = Components {
+        storage: storage.map_store(|inner| Hooked::over(inner, hook)),
+        locks: Shared::new(locks),
+        state: StateDb::open(&folder.join("arc.db")).unwrap(),
+        engine: Shared::new(DuckDbEngine),
+        clock,
+        limits: job_limits(detect(), None, None, settings.max_concurrent_jobs),
+        events: EventSink::ignore(),
+        seed: fastrand::u64(..),
+    };
+    CompactionManager::new(components, settings)
+}
+
+/// A worker in a process of its own, ended when dropped.
+struct Worker {
+    name: &'static str,
+    process: Child,
+    folder: PathBuf,
+}
+
+impl Worker {
+    fn start(remote: &Remote, name: &'static str, fate: Fate) -> Self {
+        let folder = remote.arc.dir().join(name);
+        fs::create_dir_all(&folder).unwrap();
+        let log = fs::File::options().append(true).create(true).open(folder.join("log")).unwrap();
+        let process = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "object_store::workers::worker", "--nocapture"])
+            .env(WORKER, format!("{name}|{fate:?}|{}", remote.arc.config_file().display()))
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        Self { name, process, folder }
+    }
+
+    /// How it stands in `/proc`: `T` is stopped.
+    fn state(&self) -> char {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.process.id())).unwrap();
+        stat.rsplit_once(')').unwrap().1.trim_start().chars().next().unwrap()
+    }
+
+    /// The partition at which something happened to it.
+    fn struck_at(&self) -> Option<String> {
+        let key = fs::read_to_string(self.folder.join("marker")).ok()?;
+        key.split_once("/_compaction/").map(|(partition, _)| partition.to_owned())
+    }
+
+    fn go_on(&self) {
+        fs::write(self.folder.join(GO_ON), "").unwrap();
+        let pid = rustix::process::Pid::from_child(&self.process);
+        kill_process(pid, Signal::CONT).unwrap();
+    }
+
+    fn wait(&mut self) -> std::process::ExitStatus {
+        until(self.name, || self.process.try_wait().unwrap())
+    }
+
+    fn wait_well(&mut self) {
+        let status = self.wait();
+        assert!(status.success(), "{}: {status}\n{}", self.name, fs::read_to_string(self.folder.join("log")).unwrap());
+    }
+
+    fn reports(&self) -> Vec<Value> {
+        let text = fs::read_to_string(self.folder.join("reports")).unwrap_or_default();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    fn completed(&self) -> u64 {
+        self.reports().iter().map(|report| report["jobs_completed"].as_u64().unwrap()).sum()
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn a_bucket_with_work(kind: Kind) -> Option<(Remote, BTreeMap<String, Vec<String>>)> {
+    let remote =
+        Remote::with(kind, "min_files = 2\nsettle_seconds = 0\nmax_concurrent_jobs = 1\nlock_backend = 'storage'")?;
+    let files = telemetry_files(3, 200);
+    for number in 0..PARTITIONS {
+        for (file, bytes) in files.iter().enumerate() {
+            remote.put(&partition(number), &format!("cpu_{file}.parquet"), bytes.clone());
+        }
+    }
+    let rows = (0..PARTITIONS).map(|number| (partition(number), remote.rows_in(&partition(number)))).collect();
+    Some((remote, rows))
+}
+
+/// I1, I5: every row once, everything compacted, and nothing left over; all leases are given back.
+fn assert_all_done(remote: &Remote, rows: &BTreeMap<String, Vec<String>>) {
+    let mut live = Vec::new();
+    for (partition, rows) in rows {
+        assert!(remote.rows_in(partition) == *rows, "{partition} has other rows");
+        let names = remote.live_in(partition);
+        assert!(matches!(&names[..], [one] if one.ends_with("_compacted.parquet")), "{partition}: {names:?}");
+        live.extend(names.into_iter().map(|name| format!("{partition}/{name}")));
+    }
+    for key in remote.objects().into_keys() {
+        let own = key.contains("/_compaction/") || key.starts_with("_compaction_locks/");
+        assert!(own || key == "_compaction_staging/probe" || live.contains(&key), "{key} is left over");
+    }
+    let locks = StorageLocks::new(remote.storage().object_store(), Shared::new(SystemClock));
+    assert_eq!(block_on(locks.active_locks()).unwrap(), []);
+}
+
+/// I1, I5, I7, T21, T22, T27.
+fn survives_a_death_and_a_freeze(kind: Kind) {
+    let Some((remote, rows)) = a_bucket_with_work(kind) else { return };
+    let mut dying = Worker::start(&remote, "dying", Fate::Dies);
+    let mut freezing = Worker::start(&remote, "freezing", Fate::Freezes);
+    let status = dying.wait();
+    assert!(status.code().is_none(), "{status}");
+    until("the freeze", || (freezing.state() == 'T').then_some(()));
+    let (died_at, froze_at) = (dying.struck_at().unwrap(), freezing.struck_at().unwrap());
+    assert_ne!(died_at, froze_at, "of two workers one has a partition");
+
+    let since = Instant::now();
+    let mut others = ["third", "fourth"].map(|name| Worker::start(&remote, name, Fate::Lives));
+    until("a successor at the frozen worker's partition", || {
+        remote.objects().into_keys().find(|key| key.starts_with(&format!("{froze_at}/_compaction/")))
+    });
+    let waited = since.elapsed();
+    // It has published, holds that it has the lease, and is about to commit.
+    freezing.go_on();
+    for worker in &mut others {
+        worker.wait_well();
+    }
+    freezing.wait_well();
+
+    // What the dead one left in its own folder is for the next process there.
+    let mut again = Worker::start(&remote, "dying", Fate::Lives);
+    again.wait_well();
+    assert_all_done(&remote, &rows);
+    let workers = [&again, &freezing, &others[0], &others[1]];
+    for worker in workers {
+        let temp = tree(&worker.folder.join("temp"));
+        let left: Vec<_> = temp.keys().filter(|path| !path.ends_with(".arc-lock")).collect();
+        assert!(left.is_empty(), "{}: {left:?}", worker.name);
+        for report in worker.reports() {
+            assert!(report["jobs_failed"] == 0 && report["problems"] == serde_json::json!([]), "{report:#}");
+        }
+    }
+    let completed = workers.map(Worker::completed);
+    println!("{kind:?}: jobs by worker {completed:?}, the frozen worker's successor after {waited:?}");
+    assert_eq!(completed.iter().sum::<u64>(), PARTITIONS as u64, "every partition was compacted once: {completed:?}");
+    assert!(completed.iter().filter(|jobs| **jobs > 0).count() > 1, "the work was not spread: {completed:?}");
+    for report in freezing.reports() {
+        let paths = report["jobs"].as_array().unwrap().iter().filter(|job| job["status"] == "completed");
+        let paths: Vec<_> = paths.map(|job| format!("prod/{}", job["partition_path"].as_str().unwrap())).collect();
+        assert!(!paths.contains(&froze_at), "a frozen worker has committed: {report:#}");
+    }
+}
+
+#[test]
+fn workers_on_several_machines_survive_a_death_and_a_freeze_on_moto() {
+    survives_a_death_and_a_freeze(Kind::Moto);
+}
+
+#[test]
+fn workers_on_several_machines_survive_a_death_and_a_freeze_on_azurite() {
+    survives_a_death_and_a_freeze(Kind::Azurite);
+}
+
+/// The real program, as it is installed on several machines: each with its own state, all at once.
+#[test]
+fn four_programs_with_leases_in_the_bucket_do_nothing_twice() {
+    let Some((remote, rows)) = a_bucket_with_work(Kind::Moto) else { return };
+    let programs: Vec<Child> = (0..4)
+        .map(|number| {
+            let folder = remote.arc.dir().join(format!("machine-{number}"));
+            fs::create_dir(&folder).unwrap();
+            let mut command = remote.arc.server_command();
+            command
+                .arg("compact")
+                .env("DB_PATH", folder.join("arc.db"))
+                .env("COMPACTION_TEMP_DIR", folder.join("temp"));
+            command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+        })
+        .collect();
+    let mut completed = Vec::new();
+    for program in programs {
+        let output = program.wait_with_output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(report["jobs_failed"], 0, "{report:#}");
+        completed.push(report["jobs_completed"].as_u64().unwrap());
+    }
+    println!("jobs by program {completed:?}");
+    assert_eq!(completed.iter().sum::<u64>(), PARTITIONS as u64, "{completed:?}");
+    assert!(completed.iter().filter(|jobs| **jobs > 0).count() > 1, "the work was not spread: {completed:?}");
+    assert_all_done(&remote, &rows);
+}
