@@ -140,8 +140,8 @@ struct Shared {
     files: AtomicUsize,
     /// Groups whose files look sorted inside.
     ordered: BTreeSet<usize>,
-    /// By group, whether its slices are merged column by column. Until one of them turns out to be unsuited.
-    columnar: Vec<AtomicBool>,
+    /// By group, whether its slices are merged column by column, if what is in their files suits that.
+    columnar: Vec<bool>,
     done: Mutex<Done>,
 }
 
@@ -176,7 +176,7 @@ impl Lanes<'_> {
             too_large: Mutex::default(),
             files: AtomicUsize::new(0),
             ordered: self.look_for_order(),
-            columnar: (0..self.groups.len()).map(|i| AtomicBool::new(self.suits_columnar(i))).collect(),
+            columnar: (0..self.groups.len()).map(|i| self.suits_columnar(i)).collect(),
         };
         tracing::debug!(target: "storage.compaction", job_id = self.request.job_id, slices = lock(&shared.todo).len(),
             lanes = at_once, memory_bytes = self.request.limits.memory_bytes, "Merging slices");
@@ -273,20 +273,26 @@ impl Lanes<'_> {
     ) -> Result<Option<Vec<Task>>, LaneError> {
         let group = &self.groups[task.group];
         let path = self.work.slice(shared.files.fetch_add(1, Ordering::Relaxed));
-        let result = match (self.by_column(&task, &path, shared)?, self.in_order(&task, &spans[task.group], shared)) {
-            (Some(rows), _) => Ok(rows),
-            (None, Some(files)) => match self.copy(engine.session()?, group, &files, &task.slice, Order::AsRead, &path)
-            {
-                Ok(rows) if rows == 0 || column_ascends(Path::new(&path), &sql::slice_column(group.time))? => Ok(rows),
-                Ok(_) => {
-                    tracing::debug!(job_id = %self.request.job_id, "files are not sorted inside; sorting");
-                    remove_slice(path.as_ref())?;
+        let result =
+            match (self.by_column(lane, &task, &path, shared)?, self.in_order(&task, &spans[task.group], shared)) {
+                (Some(rows), _) => Ok(rows),
+                (None, Some(files)) => {
+                    match self.copy(engine.session()?, group, &files, &task.slice, Order::AsRead, &path) {
+                        Ok(rows) if rows == 0 || column_ascends(Path::new(&path), &sql::slice_column(group.time))? => {
+                            Ok(rows)
+                        }
+                        Ok(_) => {
+                            tracing::debug!(job_id = %self.request.job_id, "files are not sorted inside; sorting");
+                            remove_slice(path.as_ref())?;
+                            self.copy(engine.session()?, group, &task.slice.files, &task.slice, Order::Sorted, &path)
+                        }
+                        error => error,
+                    }
+                }
+                (None, None) => {
                     self.copy(engine.session()?, group, &task.slice.files, &task.slice, Order::Sorted, &path)
                 }
-                error => error,
-            },
-            (None, None) => self.copy(engine.session()?, group, &task.slice.files, &task.slice, Order::Sorted, &path),
-        };
+            };
         match result {
             // A slice without rows leaves no trace.
             Ok(0) => remove_slice(path.as_ref())?,
@@ -330,10 +336,14 @@ impl Lanes<'_> {
     }
 
     /// Merges one slice column by column into the file at `path`. `None`: it is not suited for that.
-    fn by_column(&self, task: &Task, path: &str, shared: &Shared) -> Result<Option<u64>, LaneError> {
-        if !shared.columnar[task.group].load(Ordering::Relaxed) {
+    fn by_column(&self, lane: Lane, task: &Task, path: &str, shared: &Shared) -> Result<Option<u64>, LaneError> {
+        if !shared.columnar[task.group] {
             return Ok(None);
         }
+        let memory = match lane {
+            Lane::Share => self.budget.lane(self.budget.threads).duckdb_bytes,
+            Lane::All => self.budget.duckdb_bytes,
+        };
         let group = &self.groups[task.group];
         let all: Vec<Member<'_>> = members(group).collect();
         let files: Vec<SourceFile<'_>> = task
@@ -346,16 +356,20 @@ impl Lanes<'_> {
                 projection: &all[at].class.projection,
             })
             .collect();
-        match columnar::merge_slice(group, &files, task.slice.range, &self.request.options, path.as_ref(), self.cancel)
-        {
+        let limits = columnar::Limits { memory_bytes: memory, cancel: self.cancel };
+        // Rows without a time have no order to be checked.
+        let in_order = |path: &str| match task.slice.range {
+            Range::Nulls => Ok(true),
+            Range::Everything | Range::Between { .. } => column_ascends(path.as_ref(), &sql::slice_column(group.time)),
+        };
+        match columnar::merge_slice(group, &files, task.slice.range, &self.request.options, path.as_ref(), &limits) {
             // Written by one implementation, read back by another.
-            Ok(rows) if rows == 0 || column_ascends(path.as_ref(), &sql::slice_column(group.time))? => Ok(Some(rows)),
+            Ok(rows) if rows == 0 || in_order(path)? => Ok(Some(rows)),
             Ok(_) => Err(MergeError::ProofFailed("a slice merged column by column is not in order".to_owned()).into()),
             Err(Refusal::Failed(error)) => Err(error.into()),
             Err(Refusal::Damaged(detail)) => Err(LaneError::Damaged { group: task.group, detail }),
             Err(Refusal::Unsuited(why)) => {
                 tracing::debug!(job_id = %self.request.job_id, %why, "not merged column by column");
-                shared.columnar[task.group].store(false, Ordering::Relaxed);
                 match remove_slice(path.as_ref()) {
                     Err(MergeError::Io { source, .. }) if source.kind() == ErrorKind::NotFound => Ok(None),
                     removed => Ok(removed.map(|()| None)?),

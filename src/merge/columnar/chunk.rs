@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use bytes::Bytes;
-use parquet::basic::{Encoding, Type as Physical};
+use parquet::basic::{ConvertedType, Encoding, LogicalType, Type as Physical};
 use parquet::column::page::{Page, PageReader};
 use parquet::column::reader::ColumnReaderImpl;
 use parquet::data_type::{
@@ -82,14 +82,28 @@ pub(super) fn decode(
     rows: usize,
     pages: &dyn Fn() -> Result<Box<dyn PageReader>, Refusal>,
 ) -> Result<Chunk, Refusal> {
-    let chunk = match decode_pages(descriptor, pages()?)? {
+    let chunk = match decode_pages(descriptor, rows, pages()?)? {
         Some(chunk) => chunk,
         None => decode_generally(descriptor, pages()?)?,
     };
+    let values = match &chunk.values {
+        ChunkValues::Plain(values) => values,
+        ChunkValues::Codes { dictionary, .. } => dictionary,
+    };
+    if is_text(descriptor) && !values.is_text() {
+        return Err(Refusal::Damaged("text that is not UTF-8".to_owned()));
+    }
     if chunk.len() != rows || chunk.valid.as_ref().is_some_and(|valid| valid.len() != rows) {
         return Err(Refusal::Damaged(format!("{} values in a row group of {rows} rows", chunk.len())));
     }
     Ok(chunk)
+}
+
+/// Whether the values are declared to be text.
+fn is_text(descriptor: &ColumnDescriptor) -> bool {
+    descriptor.physical_type() == Physical::BYTE_ARRAY
+        && (matches!(descriptor.logical_type_ref(), Some(LogicalType::String | LogicalType::Enum | LogicalType::Json))
+            || matches!(descriptor.converted_type(), ConvertedType::UTF8 | ConvertedType::ENUM | ConvertedType::JSON))
 }
 
 /// The values of a page, before missing ones are put between them.
@@ -104,11 +118,25 @@ struct Collected {
 }
 
 /// `None`: a page is encoded in another way than these.
-fn decode_pages(descriptor: &ColumnDescriptor, mut pages: Box<dyn PageReader>) -> Result<Option<Chunk>, Refusal> {
+fn decode_pages(
+    descriptor: &ColumnDescriptor,
+    most_rows: usize,
+    mut pages: Box<dyn PageReader>,
+) -> Result<Option<Chunk>, Refusal> {
     let mut all = Collected { dictionary: None, codes: Vec::new(), plain: None, valid: None, rows: 0 };
     while let Some(page) = pages.get_next_page().map_err(judge)? {
+        // What a page claims is not believed beyond what the row group can hold: a few bytes can claim billions of values.
+        if !page.is_dictionary_page() && page.num_values() as usize > most_rows - all.rows {
+            return Err(Refusal::Damaged(format!("more values than the {most_rows} rows of the row group")));
+        }
         match page {
+            Page::DictionaryPage { .. } if all.dictionary.is_some() || all.rows > 0 => {
+                return Err(Refusal::Damaged("a dictionary that is not at the start, or a second one".to_owned()));
+            }
             Page::DictionaryPage { buf, num_values, encoding, .. } => {
+                if num_values as usize > buf.len().saturating_mul(8) {
+                    return Err(Refusal::Damaged("a dictionary with fewer values than it says".to_owned()));
+                }
                 if !matches!(encoding, Encoding::PLAIN | Encoding::PLAIN_DICTIONARY) {
                     return Ok(None);
                 }
@@ -165,6 +193,11 @@ impl Collected {
     ) -> Result<bool, Refusal> {
         let count = valid.as_ref().map_or(rows, |valid| valid.iter().filter(|&&valid| valid).count());
         match encoding {
+            // Nothing but missing values needs no dictionary.
+            Encoding::RLE_DICTIONARY | Encoding::PLAIN_DICTIONARY if count == 0 && self.dictionary.is_none() => {
+                self.dictionary = Some(plain_values(descriptor, &Bytes::new(), 0)?);
+                spread(&[], valid.as_deref(), &mut self.codes);
+            }
             Encoding::RLE_DICTIONARY | Encoding::PLAIN_DICTIONARY => {
                 let dictionary = self
                     .dictionary
@@ -195,7 +228,13 @@ impl Collected {
                     let codes = std::mem::take(&mut self.codes);
                     match &self.dictionary {
                         Some(dictionary) if dictionary.len() > 0 => {
-                            plain.extend(dictionary, codes.iter().map(|&code| code as usize))?;
+                            for (row, &code) in codes.iter().enumerate() {
+                                if self.valid.as_ref().is_none_or(|valid| valid[row]) {
+                                    plain.extend(dictionary, std::iter::once(code as usize))?;
+                                } else {
+                                    plain.push_nothing();
+                                }
+                            }
                         }
                         _ => codes.iter().for_each(|_| plain.push_nothing()),
                     }
@@ -306,7 +345,10 @@ fn decode_generally(descriptor: &ColumnDescPtr, pages: Box<dyn PageReader>) -> R
             }
         }),
         Physical::FIXED_LEN_BYTE_ARRAY => read_all::<FixedLenByteArrayType>(descriptor, pages, nothing, |to, v| {
-            if let Plain::Fixed { data, .. } = to {
+            // One of another length leaves too few values, which is noticed.
+            if let Plain::Fixed { data, width } = to
+                && v.len() == *width
+            {
                 data.extend_from_slice(v.data());
             }
         }),

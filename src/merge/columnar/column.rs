@@ -2,10 +2,10 @@
 
 use parquet::schema::types::ColumnDescPtr;
 
-use super::Refusal;
 use super::chunk::{Chunk, ChunkValues};
 use super::rows::{Chosen, Rows, SliceFiles};
 use super::values::{Index, Plain, as_code};
+use super::{COPIES, Limits, Refusal};
 
 /// A joined dictionary is given up when it has more values than this and more than one in [`ROWS_PER_VALUE`] rows.
 const SMALL_DICTIONARY: usize = 1 << 14;
@@ -34,11 +34,16 @@ pub(super) fn read_column(
     rows: &Rows,
     index: usize,
     descriptor: &ColumnDescPtr,
+    limits: &Limits<'_>,
 ) -> Result<Column, Refusal> {
     let mut growing = Growing::Nothing { rows: 0 };
     for part in &rows.parts {
-        growing = match files.open[part.file].decode(part.row_group, index)? {
-            Some(chunk) => growing.add(chunk, &part.chosen, rows.count())?,
+        limits.check_wanted()?;
+        growing = match files.open[part.file].decode(part.row_group, index, limits.memory_bytes / COPIES)? {
+            Some(chunk) => {
+                limits.check_fits(growing.bytes_with(&chunk, &part.chosen))?;
+                growing.add(chunk, &part.chosen, rows.count())?
+            }
             None => growing.add_nothing(part.chosen.count()),
         };
     }
@@ -66,6 +71,34 @@ enum Growing {
 }
 
 impl Growing {
+    /// Bytes of the column when the chosen rows of a chunk are added, written out if that may have to be.
+    fn bytes_with(&self, chunk: &Chunk, chosen: &Chosen) -> u64 {
+        let written_out = |codes: &[u32], dictionary: &Plain, rows: &mut dyn Iterator<Item = usize>| {
+            dictionary.bytes_of(rows.map(|row| codes[row]).filter(|&c| c != NO_VALUE).map(|c| c as usize))
+        };
+        let more = match &chunk.values {
+            ChunkValues::Plain(values) => values.bytes(),
+            ChunkValues::Codes { dictionary, .. } if dictionary.len() == 0 => 0,
+            ChunkValues::Codes { codes, .. } if matches!(self, Self::Nothing { .. } | Self::Codes { .. }) => {
+                4 * codes.len() as u64
+            }
+            ChunkValues::Codes { codes, dictionary } => written_out(codes, dictionary, &mut each(chosen)),
+        };
+        let before = match self {
+            Self::Nothing { .. } => 0,
+            Self::Plain { values, .. } => values.bytes(),
+            Self::Codes { codes, dictionary, .. } => {
+                let becomes_plain = matches!(chunk.values, ChunkValues::Plain(_)) || !self.pays();
+                if becomes_plain {
+                    written_out(codes, dictionary, &mut (0..codes.len()))
+                } else {
+                    4 * codes.len() as u64 + dictionary.bytes()
+                }
+            }
+        };
+        before + more
+    }
+
     fn add_nothing(self, rows: usize) -> Self {
         match self {
             Self::Nothing { rows: before } => Self::Nothing { rows: before + rows },
@@ -128,9 +161,18 @@ impl Growing {
                 match chunk.values {
                     ChunkValues::Plain(mut theirs) if matches!(chosen, Chosen::All(_)) => values.append(&mut theirs)?,
                     ChunkValues::Plain(theirs) => values.extend(&theirs, each(chosen))?,
-                    ChunkValues::Codes { codes, dictionary } if dictionary.len() > 0 => {
-                        values.extend(&dictionary, each(chosen).map(|row| codes[row] as usize))?;
-                    }
+                    ChunkValues::Codes { codes, dictionary } if dictionary.len() > 0 => match &chunk.valid {
+                        None => values.extend(&dictionary, each(chosen).map(|row| codes[row] as usize))?,
+                        Some(theirs) => {
+                            for row in each(chosen) {
+                                if theirs[row] {
+                                    values.extend(&dictionary, std::iter::once(codes[row] as usize))?;
+                                } else {
+                                    values.push_nothing();
+                                }
+                            }
+                        }
+                    },
                     // A dictionary without values, so every row is missing.
                     ChunkValues::Codes { .. } => each(chosen).for_each(|_| values.push_nothing()),
                 }

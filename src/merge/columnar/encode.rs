@@ -163,7 +163,11 @@ impl Encoder {
         let nulls = rows - numbers.len();
         let mut sink = TrackedWrite::new(Vec::new());
         let mut writer = SerializedPageWriter::new(&mut sink);
-        let count = |n: usize| u32::try_from(n).map_err(|e| Refusal::Unsuited(format!("values of a page: {e}")));
+        // The format counts them in 31 bits.
+        let count = |n: usize| {
+            let count = i32::try_from(n).ok().and_then(|n| u32::try_from(n).ok());
+            count.ok_or_else(|| Refusal::Unsuited(format!("{n} values in a page")))
+        };
 
         let plain = plain_bytes(entries);
         let dictionary_size = plain.len();
@@ -251,13 +255,15 @@ impl Encoder {
                 self.write_plain::<Int32Type>(&values.iter().map(|&v| v as i32).collect::<Vec<_>>(), levels)
             }
             (Physical::FLOAT, Plain::Word4(values)) => {
-                self.write_plain::<FloatType>(&values.iter().map(|&v| f32::from_bits(v)).collect::<Vec<_>>(), levels)
+                let values: Vec<f32> = values.iter().map(|&v| f32::from_bits(v)).collect();
+                self.write_best::<FloatType>(&values, levels, values.iter().any(|v| v.is_nan()))
             }
             (Physical::INT64, Plain::Word8(values)) => {
                 self.write_plain::<Int64Type>(&values.iter().map(|&v| v as i64).collect::<Vec<_>>(), levels)
             }
             (Physical::DOUBLE, Plain::Word8(values)) => {
-                self.write_plain::<DoubleType>(&values.iter().map(|&v| f64::from_bits(v)).collect::<Vec<_>>(), levels)
+                let values: Vec<f64> = values.iter().map(|&v| f64::from_bits(v)).collect();
+                self.write_best::<DoubleType>(&values, levels, values.iter().any(|v| v.is_nan()))
             }
             (Physical::BYTE_ARRAY, Plain::Bytes(values)) => {
                 let values: Vec<ByteArray> = values.shared().map(ByteArray::from).collect();
@@ -275,9 +281,19 @@ impl Encoder {
     }
 
     fn write_plain<T: DataType>(&mut self, values: &[T::T], levels: Option<&[i16]>) -> Result<EncodedChunk, Refusal> {
-        let chunk = self.write_as::<T>(&self.properties, values, levels)?;
+        self.write_best::<T>(values, levels, false)
+    }
+
+    /// With the encoding of the two that gives the smaller chunk.
+    fn write_best<T: DataType>(
+        &mut self,
+        values: &[T::T],
+        levels: Option<&[i16]>,
+        has_nan: bool,
+    ) -> Result<EncodedChunk, Refusal> {
+        let chunk = self.write_as::<T>(&self.properties, values, levels, has_nan)?;
         let Some(rival) = self.rival.take() else { return Ok(chunk) };
-        let other = self.write_as::<T>(&rival, values, levels)?;
+        let other = self.write_as::<T>(&rival, values, levels, has_nan)?;
         if other.bytes.len() < chunk.bytes.len() {
             self.properties = rival;
             return Ok(other);
@@ -290,6 +306,7 @@ impl Encoder {
         properties: &WriterPropertiesPtr,
         values: &[T::T],
         levels: Option<&[i16]>,
+        has_nan: bool,
     ) -> Result<EncodedChunk, Refusal> {
         let mut sink = TrackedWrite::new(Vec::new());
         let page_writer = Box::new(SerializedPageWriter::new(&mut sink));
@@ -306,7 +323,8 @@ impl Encoder {
         };
         writer.write_batch(values, levels, None)?;
         // All columns of a row group have page indexes, or none has.
-        let close = ColumnCloseResult { column_index: None, offset_index: None, ..writer.close()? };
+        let mut close = ColumnCloseResult { column_index: None, offset_index: None, ..writer.close()? };
+        close.metadata = with_honest_bounds(close.metadata, has_nan)?;
         Ok(EncodedChunk { bytes: sink.into_inner()?.into(), close })
     }
 }
@@ -412,6 +430,24 @@ fn float_bounds(values: impl Iterator<Item = f64> + Clone) -> (Option<f64>, Opti
     let min = values.clone().reduce(f64::min).map(|min| if min == 0.0 { -0.0 } else { min });
     let max = values.reduce(f64::max).map(|max| if max == 0.0 { 0.0 } else { max });
     (min, max)
+}
+
+/// The writer of the `parquet` crate leaves NaN out of a range, by which readers would skip rows that they should find; and it
+/// repeats values of any length.
+fn with_honest_bounds(metadata: ColumnChunkMetaData, has_nan: bool) -> Result<ColumnChunkMetaData, Refusal> {
+    let Some(statistics) = metadata.statistics() else { return Ok(metadata) };
+    let nulls = statistics.null_count_opt();
+    let honest = match statistics {
+        Statistics::Float(_) if has_nan => Statistics::Float(ValueStatistics::new(None, None, None, nulls, false)),
+        Statistics::Double(_) if has_nan => Statistics::Double(ValueStatistics::new(None, None, None, nulls, false)),
+        Statistics::ByteArray(stats) => {
+            let short = |bound: Option<&ByteArray>| bound.filter(|b| b.len() <= MAX_BOUND_BYTES).cloned();
+            let (min, max) = (short(stats.min_opt()), short(stats.max_opt()));
+            Statistics::ByteArray(ValueStatistics::new(min, max, None, nulls, false))
+        }
+        _ => return Ok(metadata),
+    };
+    Ok(metadata.into_builder().set_statistics(honest).build()?)
 }
 
 /// For columns that are asked for single values; nobody looks for one measured number.

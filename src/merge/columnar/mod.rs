@@ -57,6 +57,31 @@ pub(super) struct SourceFile<'a> {
     pub(super) projection: &'a [Projection],
 }
 
+/// What a merge may use, and whether it is still wanted.
+#[derive(Debug)]
+pub(super) struct Limits<'a> {
+    /// A slice that would need more is left to DuckDB, which can spill, or says that it must be cut.
+    pub(super) memory_bytes: u64,
+    pub(super) cancel: &'a CancellationToken,
+}
+
+impl Limits<'_> {
+    fn check_wanted(&self) -> Result<(), Refusal> {
+        if self.cancel.is_cancelled() { Err(MergeError::Cancelled.into()) } else { Ok(()) }
+    }
+
+    /// Refuses values of so many bytes: beside them there are copies in the order of a row group.
+    fn check_fits(&self, bytes: u64) -> Result<(), Refusal> {
+        if bytes.saturating_mul(COPIES) <= self.memory_bytes {
+            return Ok(());
+        }
+        Err(Refusal::Unsuited(format!("{bytes} bytes of one column in one slice")))
+    }
+}
+
+/// Times that values may be held at one moment: in the pages, in the column, and in a row group.
+const COPIES: u64 = 3;
+
 /// Why a slice was not merged here.
 #[derive(Debug)]
 pub(super) enum Refusal {
@@ -107,9 +132,9 @@ pub(super) fn merge_slice(
     range: Range,
     options: &MergeOptions,
     out: &Path,
-    cancel: &CancellationToken,
+    limits: &Limits<'_>,
 ) -> Result<u64, Refusal> {
-    catch_unwind(AssertUnwindSafe(|| merge(group, files, range, options, out, cancel)))
+    catch_unwind(AssertUnwindSafe(|| merge(group, files, range, options, out, limits)))
         .unwrap_or_else(|_| Err(Refusal::Unsuited("it panicked".to_owned())))
 }
 
@@ -121,7 +146,7 @@ pub(super) fn damage(file: SourceFile<'_>) -> Option<String> {
         for file in &files.open {
             for row_group in 0..file.metadata().num_row_groups() {
                 for column in 0..columns {
-                    file.decode(row_group, column)?;
+                    file.decode(row_group, column, u64::MAX)?;
                 }
             }
         }
@@ -139,7 +164,7 @@ fn merge(
     range: Range,
     options: &MergeOptions,
     out: &Path,
-    cancel: &CancellationToken,
+    limits: &Limits<'_>,
 ) -> Result<u64, Refusal> {
     let schema = slice_schema(group)?;
     let descriptor = SchemaDescriptor::new(Arc::clone(&schema));
@@ -147,15 +172,13 @@ fn merge(
     for file in &files.open {
         check_stored_forms(group, file)?;
     }
-    let rows = Rows::find(&files, group.time, range)?;
+    let rows = Rows::find(&files, group.time, range, limits)?;
     let row_groups = rows.split(options.row_group_size.get());
     let mut written: Vec<Vec<EncodedChunk>> = row_groups.iter().map(|_| Vec::new()).collect();
     for index in 0..group.columns.len() {
-        if cancel.is_cancelled() {
-            return Err(MergeError::Cancelled.into());
-        }
+        limits.check_wanted()?;
         let column = descriptor.column(index);
-        let values = read_column(&files, &rows, index, &column)?;
+        let values = read_column(&files, &rows, index, &column, limits)?;
         let mut encoder = Encoder::new(column, group.version_2_suits, options)?;
         for (row_group, chunks) in row_groups.iter().zip(&mut written) {
             chunks.push(encoder.encode(&values, &rows.order(row_group.clone()))?);

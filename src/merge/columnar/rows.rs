@@ -6,17 +6,20 @@
 use std::fs::{self, File};
 use std::ops::Range as Span;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::sync::Arc;
 
 use bytes::Bytes;
-use parquet::file::metadata::ParquetMetaData;
-use parquet::file::reader::{FileReader, SerializedFileReader};
+use parquet::column::page::PageReader;
+use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
+use parquet::file::serialized_reader::SerializedPageReader;
 use parquet::file::statistics::Statistics;
 
 use super::super::schema::Projection;
 use super::super::slices::Range;
 use super::chunk::{Chunk, decode, judge};
 use super::values::Plain;
-use super::{Refusal, SourceFile, WHOLE_FILES_BYTES};
+use super::{Limits, Refusal, SourceFile, WHOLE_FILES_BYTES};
 
 /// The files of a slice, with their footers.
 pub(super) struct SliceFiles<'a> {
@@ -25,45 +28,78 @@ pub(super) struct SliceFiles<'a> {
 
 pub(super) struct OpenFile<'a> {
     pub(super) projection: &'a [Projection],
-    reader: Box<dyn FileReader>,
+    metadata: ParquetMetaData,
+    /// By group column, its position among the file's leaves.
+    leaves: Vec<Option<usize>>,
+    source: Source,
+}
+
+/// Where the pages come from.
+enum Source {
+    Memory(Arc<Bytes>),
+    /// Opened for each chunk: a slice may have more files than a process may have open.
+    Disk(PathBuf),
 }
 
 impl<'a> SliceFiles<'a> {
     pub(super) fn open(files: &[SourceFile<'a>]) -> Result<Self, Refusal> {
         let whole = files.iter().map(|f| f.size_bytes).sum::<u64>() <= WHOLE_FILES_BYTES;
-        let unreadable = |e: std::io::Error| Refusal::Unsuited(e.to_string());
         let open = files.iter().map(|file| {
-            let reader: Box<dyn FileReader> = if whole {
-                Box::new(SerializedFileReader::new(Bytes::from(fs::read(&file.path).map_err(unreadable)?))?)
+            let (metadata, source) = if whole {
+                let bytes = Bytes::from(fs::read(&file.path).map_err(|e| system(&e))?);
+                let metadata = ParquetMetaDataReader::new().parse_and_finish(&bytes).map_err(judge)?;
+                (metadata, Source::Memory(Arc::new(bytes)))
             } else {
-                Box::new(SerializedFileReader::new(File::open(&file.path).map_err(unreadable)?)?)
+                let disk = File::open(&file.path).map_err(|e| system(&e))?;
+                (ParquetMetaDataReader::new().parse_and_finish(&disk).map_err(judge)?, Source::Disk(file.path.clone()))
             };
-            Ok(OpenFile { projection: file.projection, reader })
+            let schema = metadata.file_metadata().schema_descr();
+            let leaf = |projection: &Projection| {
+                let Projection::Column(at) = *projection else { return None };
+                (0..schema.num_columns()).find(|&leaf| schema.get_column_root_idx(leaf) == at)
+            };
+            let leaves = file.projection.iter().map(leaf).collect();
+            Ok(OpenFile { projection: file.projection, leaves, metadata, source })
         });
         Ok(Self { open: open.collect::<Result<_, Refusal>>()? })
     }
 }
 
+fn system(error: &std::io::Error) -> Refusal {
+    Refusal::Unsuited(error.to_string())
+}
+
 impl OpenFile<'_> {
     pub(super) fn metadata(&self) -> &ParquetMetaData {
-        self.reader.metadata()
+        &self.metadata
     }
 
     /// Position of a group column among the file's leaves.
     pub(super) fn leaf(&self, column: usize) -> Option<usize> {
-        let Projection::Column(at) = self.projection[column] else { return None };
-        let schema = self.metadata().file_metadata().schema_descr();
-        (0..schema.num_columns()).find(|&leaf| schema.get_column_root_idx(leaf) == at)
+        self.leaves[column]
     }
 
-    /// Decodes a group column of a row group. `None`: the file has no such column.
-    pub(super) fn decode(&self, row_group: usize, column: usize) -> Result<Option<Chunk>, Refusal> {
+    /// Decodes a group column of a row group. `None`: the file has no such column. A chunk whose pages are larger than
+    /// `most_bytes` by the footer is unsuited.
+    pub(super) fn decode(&self, row_group: usize, column: usize, most_bytes: u64) -> Result<Option<Chunk>, Refusal> {
         let Some(leaf) = self.leaf(column) else { return Ok(None) };
-        let descriptor = self.metadata().file_metadata().schema_descr().column(leaf);
+        let descriptor = self.metadata.file_metadata().schema_descr().column(leaf);
         let rows = self.row_count(row_group)?;
-        let pages = || -> Result<_, Refusal> {
-            let row_group = self.reader.get_row_group(row_group).map_err(judge)?;
-            row_group.get_column_page_reader(leaf).map_err(judge)
+        let chunk = self.metadata.row_group(row_group).column(leaf);
+        let size = u64::try_from(chunk.uncompressed_size()).unwrap_or(u64::MAX);
+        if size > most_bytes {
+            return Err(Refusal::Unsuited(format!("a chunk of {size} bytes")));
+        }
+        let pages = || -> Result<Box<dyn PageReader>, Refusal> {
+            Ok(match &self.source {
+                Source::Memory(bytes) => {
+                    Box::new(SerializedPageReader::new(Arc::clone(bytes), chunk, rows, None).map_err(judge)?)
+                }
+                Source::Disk(path) => {
+                    let file = Arc::new(File::open(path).map_err(|e| system(&e))?);
+                    Box::new(SerializedPageReader::new(file, chunk, rows, None).map_err(judge)?)
+                }
+            })
         };
         // Nothing says yet that the file is sound, and decoders may panic on what is not.
         let decoded = catch_unwind(AssertUnwindSafe(|| decode(&descriptor, rows, &pages)));
@@ -77,7 +113,7 @@ impl OpenFile<'_> {
     }
 
     fn row_count(&self, row_group: usize) -> Result<usize, Refusal> {
-        usize::try_from(self.metadata().row_group(row_group).num_rows())
+        usize::try_from(self.metadata.row_group(row_group).num_rows())
             .map_err(|e| Refusal::Unsuited(format!("number of rows: {e}")))
     }
 }
@@ -122,7 +158,12 @@ pub(super) enum Order<'a> {
 
 impl Rows {
     /// Reads the time column `time` of every file.
-    pub(super) fn find(files: &SliceFiles<'_>, time: usize, range: Range) -> Result<Self, Refusal> {
+    pub(super) fn find(
+        files: &SliceFiles<'_>,
+        time: usize,
+        range: Range,
+        limits: &Limits<'_>,
+    ) -> Result<Self, Refusal> {
         let mut parts = Vec::new();
         let mut times: Vec<i64> = Vec::new();
         for (number, file) in files.open.iter().enumerate() {
@@ -130,7 +171,8 @@ impl Rows {
                 if file.row_count(row_group)? == 0 || !may_hold(file, row_group, time, range) {
                     continue;
                 }
-                let Some(chunk) = file.decode(row_group, time)? else {
+                limits.check_wanted()?;
+                let Some(chunk) = file.decode(row_group, time, limits.memory_bytes)? else {
                     return Err(Refusal::Unsuited("no time column".to_owned()));
                 };
                 let chosen = choose(&chunk, range, &mut times)?;

@@ -47,7 +47,8 @@ fn merge_all(inputs: &Inputs, range: Range, options: &MergeOptions) -> Result<(u
     }
     let files: Vec<SourceFile<'_>> = files.into_iter().map(|(_, file)| file).collect();
     let out = inputs.path(&format!("slice-{}.parquet", fastrand::u64(..)));
-    let rows = merge_slice(group, &files, range, options, &out, &CancellationToken::new())?;
+    let limits = Limits { memory_bytes: 1 << 30, cancel: &CancellationToken::new() };
+    let rows = merge_slice(group, &files, range, options, &out, &limits)?;
     Ok((rows, out))
 }
 
@@ -271,6 +272,44 @@ fn a_file_that_contradicts_itself_is_damaged() {
         }
     }
     assert!(refused > 10, "{refused}");
+}
+
+/// Readers skip row groups by their range; a range that leaves NaN out would hide it from `x > 5`, where DuckDB counts NaN.
+#[test]
+fn a_range_is_not_stated_where_there_is_a_nan() {
+    let mut inputs = Inputs::new();
+    for part in 0..2_u8 {
+        let values = (0..40_000).map(|i| if i == 7 { f64::NAN } else { f64::from(i) + f64::from(part) / 3.0 });
+        let values: ArrayRef = Arc::new(Float64Array::from_iter_values(values));
+        inputs.columns(&[("time", times(i64::from(part) * 40_000, 40_000)), ("x", values)]);
+    }
+    let (_, out) = merge_all(&inputs, Range::Everything, &options(122_880)).unwrap();
+    let reader = SerializedFileReader::new(File::open(&out).unwrap()).unwrap();
+    let statistics = reader.metadata().row_group(0).column(1).statistics().unwrap();
+    assert_eq!((statistics.min_bytes_opt(), statistics.max_bytes_opt()), (None, None));
+    assert_eq!(statistics.null_count_opt(), Some(0));
+}
+
+#[test]
+fn text_that_is_not_utf_8_is_damage_and_long_text_has_no_bounds() {
+    let mut inputs = Inputs::new();
+    let long = "x".repeat(10_000);
+    for part in 0..2_i64 {
+        let text: ArrayRef = Arc::new(StringArray::from_iter_values((0..50).map(|i| format!("{part}{i}{long}"))));
+        inputs.columns(&[("time", times(part * 50, 50)), ("text", text)]);
+    }
+    let (_, out) = merge_all(&inputs, Range::Everything, &options(100)).unwrap();
+    let reader = SerializedFileReader::new(File::open(&out).unwrap()).unwrap();
+    let statistics = reader.metadata().row_group(0).column(1).statistics().unwrap();
+    assert_eq!((statistics.min_bytes_opt(), statistics.max_bytes_opt()), (None, None));
+
+    let bytes = std::fs::read(&inputs.inputs[1].path).unwrap();
+    let at = bytes.windows(8).position(|w| w == b"xxxxxxxx").unwrap();
+    let mut bytes = bytes;
+    bytes[at] = 0xff;
+    std::fs::write(&inputs.inputs[1].path, bytes).unwrap();
+    let refusal = merge_all(&inputs, Range::Everything, &options(100)).unwrap_err();
+    assert!(matches!(&refusal, Refusal::Damaged(why) if why.contains("UTF-8")), "{refusal:?}");
 }
 
 #[test]

@@ -68,6 +68,37 @@ impl Plain {
         }
     }
 
+    /// Bytes that the values take.
+    pub(super) fn bytes(&self) -> u64 {
+        let bytes = match self {
+            Self::Bool(values) => values.len(),
+            Self::Word4(values) => 4 * values.len(),
+            Self::Word8(values) => 8 * values.len(),
+            Self::Fixed { data, .. } => data.len(),
+            Self::Bytes(values) => values.data.len() + 8 * values.ends.len(),
+        };
+        bytes as u64
+    }
+
+    /// Bytes that these of the values would take, written out.
+    pub(super) fn bytes_of(&self, mut at: impl Iterator<Item = usize>) -> u64 {
+        match self {
+            Self::Bytes(values) => at.map(|i| values.get(i).len() as u64 + 8).sum(),
+            other => {
+                let (all, count) = (other.bytes(), other.len().max(1) as u64);
+                let mut rows = 0;
+                at.by_ref().for_each(|_| rows += 1);
+                all / count * rows
+            }
+        }
+    }
+
+    /// Whether all of it is text, value by value.
+    pub(super) fn is_text(&self) -> bool {
+        let Self::Bytes(values) = self else { return false };
+        std::str::from_utf8(&values.data).is_ok_and(|text| values.ends.iter().all(|&end| text.is_char_boundary(end)))
+    }
+
     /// Makes room for so many more values; how long texts will be is not known.
     pub(super) fn reserve(&mut self, more: usize) {
         match self {

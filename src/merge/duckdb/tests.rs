@@ -425,6 +425,18 @@ fn with_footers_alone_a_lying_footer_fails_the_proof() {
 }
 
 #[test]
+fn rows_without_a_time_come_last_however_slices_are_merged() {
+    let mut fixture = Fixture::new();
+    for i in 0..4 {
+        let rows = series(i, i64::from(i) * 20_000_000, 1000, 20_000);
+        let gaps =
+            format!("SELECT * REPLACE (CASE WHEN hash(time) % 50 = 0 THEN NULL ELSE time END AS time) FROM ({rows})");
+        fixture.file(&format!("{i}.parquet"), &gaps);
+    }
+    assert!(fixture.check(&fixture.request()).slices > 2);
+}
+
+#[test]
 fn a_slice_that_does_not_fit_into_memory_is_cut() {
     let mut fixture = Fixture::new();
     for i in 0..2 {
