@@ -159,6 +159,10 @@ impl Storage {
         let prefix = self.key(folder)?;
         let mut objects = self.store.list(Some(&prefix));
         while let Some(meta) = objects.try_next().await.map_err(|e| self.error(folder, e))? {
+            // The marker of a folder that was made in a console: an empty object with the folder's own name.
+            if meta.location.as_ref() == folder {
+                continue;
+            }
             let below = meta.location.as_ref().strip_prefix(folder).and_then(|rest| rest.strip_prefix('/'));
             let Some(rest) = below else {
                 return Err(self.misplaced(&meta, folder));

@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::sync::Mutex;
+use std::sync::atomic::AtomicBool;
 
 use bytes::Bytes;
 use futures::stream::BoxStream;
-use futures::{StreamExt, TryStreamExt};
+use futures::{StreamExt, TryStreamExt, stream};
 use object_store::memory::InMemory;
 use object_store::{
     CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStoreExt,
@@ -123,6 +124,8 @@ fn hour() -> PartitionId {
 #[derive(Debug, Default)]
 struct Faults {
     planned: Mutex<Vec<(Op, &'static str, Fault)>>,
+    /// Whether a listing shows the folder itself, as that of a bucket does whose folders were made in a console.
+    markers: AtomicBool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -222,9 +225,13 @@ impl ObjectStore for Faulty {
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, StoreResult<ObjectMeta>> {
         let faults = Arc::clone(&self.faults);
+        let marker = prefix.filter(|_| faults.markers.load(Ordering::Relaxed)).map(|prefix| {
+            let last_modified = chrono::DateTime::UNIX_EPOCH;
+            Ok(ObjectMeta { location: prefix.clone(), last_modified, size: 0, e_tag: Some("0".into()), version: None })
+        });
         // A listing fails where it comes to the planned key: on a later page, so to speak.
-        self.inner
-            .list(prefix)
+        stream::iter(marker)
+            .chain(self.inner.list(prefix))
             .map(move |meta| {
                 let meta = meta?;
                 faults.before(Op::List, meta.location.as_ref())?;

@@ -145,6 +145,19 @@ async fn what_does_not_exist_is_empty() {
     }
 }
 
+/// Consoles and file system adapters make "folders" of a bucket by an empty object with the folder's own name.
+#[tokio::test]
+async fn the_marker_of_a_folder_is_no_object_in_it() {
+    for f in Fixture::both() {
+        f.put("db/cpu/2025/10/08/14/a.parquet", "").await;
+        f.put("db/cpu/2025/10/08/14/_compaction/00000001.json", "").await;
+        f.faults.markers.store(true, std::sync::atomic::Ordering::Relaxed);
+        let listing = f.storage.list_partition(&hour()).await.unwrap();
+        assert_eq!((listing.data.len(), listing.records.len(), listing.foreign.len()), (1, 1, 0));
+        assert_eq!(f.storage.list_records(&hour()).await.unwrap().len(), 1);
+    }
+}
+
 /// T6, T24: an error on a later page is an error, whatever was listed before.
 #[tokio::test]
 async fn a_listing_that_fails_midway_is_an_error() {
