@@ -18,15 +18,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
 
-use super::attempt::{Attempt, Merged, Setback};
+use super::attempt::{Attempt, Member, Merged, Setback, members};
 use super::budget::{Budget, row_bytes};
+use super::columnar::{self, SourceFile};
 use super::resources::ProcessMemory;
 use super::schema::{SchemaGroup, group};
 use super::session::Session;
 use super::survey::survey;
 use super::work_dir::WorkDir;
 use super::{
-    MergeEngine, MergeError, MergeOutcome, MergeProgress, MergeRequest, MergeStep, ProgressSink, SetAside,
+    Means, MergeEngine, MergeError, MergeOutcome, MergeProgress, MergeRequest, MergeStep, ProgressSink, SetAside,
     SetAsideReason,
 };
 
@@ -69,8 +70,17 @@ fn merge(
 ) -> Result<MergeOutcome, MergeError> {
     let mut damaged: BTreeMap<usize, String> = BTreeMap::new();
     let mut opened: Option<Opened> = None;
+    // Before DuckDB is alone with files that may have crashed it, a reader looks at them that does not crash.
+    let mut examined = request.limits.means == Means::All;
     loop {
         let (groups, set_aside) = survey_sound(request, &damaged, progress, cancel)?;
+        if !std::mem::replace(&mut examined, true) {
+            let found: Vec<_> = groups.iter().flat_map(|group| contradictions(request, group)).collect();
+            if !found.is_empty() {
+                damaged.extend(found);
+                continue;
+            }
+        }
         if groups.is_empty() {
             return Err(MergeError::NothingToMerge(set_aside));
         }
@@ -93,6 +103,20 @@ fn merge(
             Err(Setback::Failed(error)) => return Err(error),
         }
     }
+}
+
+/// The files of a group whose pages contradict themselves, with the reason. None where the columns do not suit that look.
+fn contradictions(request: &MergeRequest, group: &SchemaGroup) -> Vec<(usize, String)> {
+    if !columnar::suits(group) {
+        return Vec::new();
+    }
+    let look = |member: Member<'_>| {
+        let input = &request.inputs[member.file.input];
+        let (path, projection) = (input.path.clone(), &member.class.projection[..]);
+        let why = columnar::damage(SourceFile { path, size_bytes: input.size_bytes, projection })?;
+        Some((member.file.input, why))
+    };
+    members(group).filter_map(look).collect()
 }
 
 /// The inputs that are not known to be damaged, in groups; the others with the reason.

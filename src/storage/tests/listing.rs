@@ -151,7 +151,7 @@ async fn the_marker_of_a_folder_is_no_object_in_it() {
     for f in Fixture::both() {
         f.put("db/cpu/2025/10/08/14/a.parquet", "").await;
         f.put("db/cpu/2025/10/08/14/_compaction/00000001.json", "").await;
-        f.faults.markers.store(true, std::sync::atomic::Ordering::Relaxed);
+        f.faults.markers.store(true, Ordering::Relaxed);
         let listing = f.storage.list_partition(&hour()).await.unwrap();
         assert_eq!((listing.data.len(), listing.records.len(), listing.foreign.len()), (1, 1, 0));
         assert_eq!(f.storage.list_records(&hour()).await.unwrap().len(), 1);

@@ -97,7 +97,7 @@ impl ObjectStore for Pieces {
             version: None,
         };
         Ok(GetResult {
-            payload: GetResultPayload::Stream(futures::stream::iter(chunks).boxed()),
+            payload: GetResultPayload::Stream(stream::iter(chunks).boxed()),
             meta,
             range: 0..size,
             attributes: object_store::Attributes::default(),

@@ -46,7 +46,7 @@ fn too_few_file_descriptors_at_any_point_lose_nothing_and_are_named() {
 #[test]
 fn too_little_address_space_at_any_point_loses_nothing() {
     let mut outcomes = Vec::new();
-    for megabytes in [100, 300, 600, 1000, 8000] {
+    for megabytes in [25, 50, 75, 100, 300, 600, 1000, 8000] {
         let arc = Arc::new();
         arc.write_telemetry(PARTITION, 4, 500);
         let rows = arc.rows(PARTITION);
