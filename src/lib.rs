@@ -14,8 +14,8 @@
 //!        compaction  ── what to merge, how a job goes, the commit protocol, what readers see
 //!          │      │       │
 //!          v      v       v
-//!       storage  lock   merge ── survey, schema, slices, DuckDB, stitch, proof; in a child process
-//!          │      ├──> state ── the SQLite file: leases, history, quarantine, tokens
+//!       storage  lock   merge ── survey, schema, slices (by column or DuckDB), stitch, proof; in a child
+//!          │      ├──> state ── the SQLite file: leases (or in the bucket), history, quarantine, tokens
 //!          └──────┴───────┴──> partition, clock ── vocabulary
 //! ```
 //!

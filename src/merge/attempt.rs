@@ -198,7 +198,7 @@ impl Attempt<'_> {
         };
         lanes.run(self.session, &open).map_err(|error| match error {
             LaneError::Damaged { group, detail } => {
-                let found = self.find_contradictions(&self.groups[group]);
+                let found = contradictions(self.request, &self.groups[group]);
                 if found.is_empty() { MergeError::Engine(detail).into() } else { Setback::Damaged(found) }
             }
             LaneError::Failed(error) => error.into(),
@@ -214,18 +214,6 @@ impl Attempt<'_> {
             }
             LaneError::Statement { error, .. } => self.failure(error).into(),
         })
-    }
-
-    /// All files of a group whose pages contradict themselves. DuckDB may have read them all the same.
-    fn find_contradictions(&self, group: &SchemaGroup) -> Vec<(usize, String)> {
-        members(group)
-            .filter_map(|member| {
-                let input = member.file.input;
-                let path = self.work.input(input).into();
-                let (size_bytes, projection) = (member.file.size_bytes, &member.class.projection[..]);
-                columnar::damage(SourceFile { path, size_bytes, projection }).map(|why| (input, why))
-            })
-            .collect()
     }
 
     /// Joins consecutive slices into outputs; per group, in ascending order of time.
@@ -341,6 +329,21 @@ impl Attempt<'_> {
     fn report(&self, step: MergeStep, done: u64, total: u64, input_bytes_done: u64) {
         self.progress.report(MergeProgress { step, done, total, input_bytes_done });
     }
+}
+
+/// The files of a group whose pages contradict themselves, with the reason; DuckDB may read them all the same. None where the
+/// columns do not suit that look.
+pub(super) fn contradictions(request: &MergeRequest, group: &SchemaGroup) -> Vec<(usize, String)> {
+    if !columnar::suits(group) {
+        return Vec::new();
+    }
+    let look = |member: Member<'_>| {
+        let input = &request.inputs[member.file.input];
+        let (path, projection) = (input.path.clone(), &member.class.projection[..]);
+        let why = columnar::damage(SourceFile { path, size_bytes: input.size_bytes, projection })?;
+        Some((member.file.input, why))
+    };
+    members(group).filter_map(look).collect()
 }
 
 /// Whether a file may be the cause. A scan keeps no rows, so one that runs out of memory over a single file met a page that

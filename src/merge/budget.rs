@@ -87,12 +87,7 @@ impl Budget {
             at_least,
         }
     }
-}
 
-/// Memory per lane that does not depend on the rows of a slice: files that are read whole.
-const WHOLE_FILES_BYTES: u64 = columnar::WHOLE_FILES_BYTES;
-
-impl Budget {
     /// How large slices should be that are merged column by column: never more than one column is decoded, and the encoded
     /// ones are about as large as the inputs.
     pub(super) fn columnar_aim(&self, group: &SchemaGroup, options: &MergeOptions) -> SliceAim {
@@ -100,7 +95,8 @@ impl Budget {
         let rows: u64 = group.files().map(|f| f.rows).sum();
         let encoded: u64 = group.files().map(|f| f.size_bytes).sum();
         let per_row = ORDER_BYTES + widest + encoded / rows.max(1);
-        let for_rows = self.duckdb_bytes.saturating_sub(WHOLE_FILES_BYTES).max(self.duckdb_bytes / 4);
+        // Files that are read whole do not depend on the rows of a slice.
+        let for_rows = self.duckdb_bytes.saturating_sub(columnar::WHOLE_FILES_BYTES).max(self.duckdb_bytes / 4);
         let max_rows = (for_rows / per_row).max(1);
         SliceAim { max_rows, good_rows: GOOD_COLUMNAR_ROWS.min(max_rows), ..self.aim(group, options) }
     }

@@ -18,9 +18,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
 
-use super::attempt::{Attempt, Member, Merged, Setback, members};
+use super::attempt::{Attempt, Merged, Setback, contradictions};
 use super::budget::{Budget, row_bytes};
-use super::columnar::{self, SourceFile};
 use super::resources::ProcessMemory;
 use super::schema::{SchemaGroup, group};
 use super::session::Session;
@@ -103,20 +102,6 @@ fn merge(
             Err(Setback::Failed(error)) => return Err(error),
         }
     }
-}
-
-/// The files of a group whose pages contradict themselves, with the reason. None where the columns do not suit that look.
-fn contradictions(request: &MergeRequest, group: &SchemaGroup) -> Vec<(usize, String)> {
-    if !columnar::suits(group) {
-        return Vec::new();
-    }
-    let look = |member: Member<'_>| {
-        let input = &request.inputs[member.file.input];
-        let (path, projection) = (input.path.clone(), &member.class.projection[..]);
-        let why = columnar::damage(SourceFile { path, size_bytes: input.size_bytes, projection })?;
-        Some((member.file.input, why))
-    };
-    members(group).filter_map(look).collect()
 }
 
 /// The inputs that are not known to be damaged, in groups; the others with the reason.

@@ -36,7 +36,8 @@ impl Storage {
     }
 
     /// Checks that compare-and-swap is real: an update must succeed with the `ETag` that the object has, and fail with one
-    /// that it had before. Not part of [`Self::probe`], because compaction does not need it. Leaves nothing behind.
+    /// that it had before. Not part of [`Self::probe`], because compaction does not need it. Its object is removed again,
+    /// unless the process dies in between: then one small object stays in the reserved folder.
     ///
     /// # Errors
     /// [`StorageError::Unsuitable`] when an update with an old `ETag` succeeds, and on local disk, which has no updates.
