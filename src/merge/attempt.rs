@@ -8,6 +8,7 @@
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
+use std::thread;
 
 use tokio_util::sync::CancellationToken;
 
@@ -18,7 +19,7 @@ use super::schema::{ClassFile, FileClass, SchemaGroup, time_bound};
 use super::session::{Session, StatementError};
 use super::slices::{self, FileSpan, SliceAim};
 use super::sql::{self, Source};
-use super::stitch::{Stitched, stitch};
+use super::stitch::{Stitched, stitch, sync};
 use super::verify::{self, Fingerprint};
 use super::work_dir::{WorkDir, remove_slice};
 use super::{
@@ -100,7 +101,7 @@ impl Attempt<'_> {
         let slices = self.merge_slices()?;
         let count = slices.iter().map(Vec::len).sum();
         let outputs = self.stitch(slices)?;
-        self.prove(&outputs, expected)?;
+        self.prove_and_sync(&outputs, expected)?;
         Ok(Merged {
             outputs: outputs.into_iter().flatten().map(|(file, _)| file).collect(),
             fingerprint: expected.map(|e| e.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")),
@@ -283,6 +284,20 @@ impl Attempt<'_> {
             (LINEAGE_INPUTS_KEY.to_owned(), names),
             ("arc.engine".to_owned(), self.session.version()?),
         ])
+    }
+
+    /// The disk is at work on the outputs while the processors are.
+    fn prove_and_sync(
+        &self,
+        outputs: &[Vec<(MergedFile, Stitched)>],
+        expected: Option<&[Fingerprint]>,
+    ) -> Result<(), Setback> {
+        thread::scope(|scope| {
+            let synced = scope.spawn(|| outputs.iter().flatten().try_for_each(|(file, _)| sync(&file.path)));
+            let proven = self.prove(outputs, expected);
+            let synced = synced.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            proven.and(synced.map_err(Setback::from))
+        })
     }
 
     fn prove(&self, outputs: &[Vec<(MergedFile, Stitched)>], expected: Option<&[Fingerprint]>) -> Result<(), Setback> {

@@ -1,4 +1,4 @@
-//! Joins the slice files that DuckDB wrote into one output, by copying column chunks as bytes.
+//! Joins slice files into one output, by copying column chunks as bytes.
 //!
 //! Nothing is decoded, so the cost is that of copying a file. What changes is the footer: columns get their real names
 //! and annotations back, row groups say how they are sorted, and the key-value metadata carries the lineage. Statistics,
@@ -9,10 +9,11 @@
 //! bytes. A difference is a failed proof: it is the net under all rules of [`super::column_type`].
 
 use std::fs::File;
-use std::io::{self, BufWriter, ErrorKind, Write};
+use std::io::{self, BufReader, BufWriter, ErrorKind, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use bytes::Bytes;
 use parquet::arrow::ARROW_SCHEMA_META_KEY;
 use parquet::basic::{LogicalType, Repetition, Type as Physical};
 use parquet::bloom_filter::Sbbf;
@@ -22,6 +23,7 @@ use parquet::file::metadata::{
     ColumnChunkMetaData, KeyValue, ParquetMetaData, ParquetMetaDataReader, RowGroupMetaData, SortingColumn,
 };
 use parquet::file::properties::{WriterProperties, WriterVersion};
+use parquet::file::reader::{ChunkReader, Length};
 use parquet::file::writer::{SerializedFileWriter, SerializedRowGroupWriter};
 use parquet::schema::types::{ColumnDescPtr, SchemaDescriptor, Type};
 
@@ -32,6 +34,9 @@ use super::stats::{ColumnStats, FileColumnStats};
 
 /// Bytes collected before they are hashed and written.
 const WRITE_BUFFER_BYTES: usize = 1 << 20;
+
+/// Bytes of a slice that are read at once.
+const READ_BUFFER_BYTES: usize = 256 << 10;
 
 /// A finished output.
 #[derive(Debug)]
@@ -46,7 +51,7 @@ pub(super) struct Stitched {
     pub(super) time: ColumnStats<i64>,
 }
 
-/// Joins `slices`, files that DuckDB wrote for `group`, in ascending order, into the new file `out`, and syncs it.
+/// Joins `slices`, files that were written for `group`, in ascending order, into the new file `out`. It is not synced yet.
 ///
 /// Slices without rows are skipped; with no rows at all the output is a valid file without rows.
 ///
@@ -96,7 +101,6 @@ pub(super) fn stitch(
 
     writer.close().map_err(write_error)?;
     let hashed = buffer.into_inner().map_err(|e| io_error("write", out)(e.into_error()))?;
-    hashed.inner.sync_all().map_err(io_error("sync", out))?;
     let checksum = format!("blake3:{}", hashed.hasher.finalize().to_hex());
     Ok(Stitched { rows, size_bytes: hashed.size_bytes, checksum, columns, time })
 }
@@ -263,7 +267,7 @@ fn copy_row_group<W: Write + Send>(
             column_index: None,
             offset_index: None,
         };
-        target.append_column(&slice.file, close)?;
+        target.append_column(&Chunks(&slice.file), close)?;
     }
     Ok(())
 }
@@ -290,6 +294,29 @@ fn redeclare(chunk: &ColumnChunkMetaData, descriptor: ColumnDescPtr) -> Result<C
     builder.build()
 }
 
+/// A file from which column chunks are copied: the library reads what is copied in far smaller pieces.
+struct Chunks<'a>(&'a File);
+
+impl Length for Chunks<'_> {
+    fn len(&self) -> u64 {
+        self.0.len()
+    }
+}
+
+impl ChunkReader for Chunks<'_> {
+    type T = BufReader<File>;
+
+    fn get_read(&self, start: u64) -> Result<Self::T, ParquetError> {
+        let mut file = self.0.try_clone()?;
+        file.seek(SeekFrom::Start(start))?;
+        Ok(BufReader::with_capacity(READ_BUFFER_BYTES, file))
+    }
+
+    fn get_bytes(&self, start: u64, length: usize) -> Result<Bytes, ParquetError> {
+        self.0.get_bytes(start, length)
+    }
+}
+
 /// Hashes and counts what it writes.
 struct HashingWriter {
     inner: File,
@@ -314,6 +341,11 @@ impl Write for HashingWriter {
     fn flush(&mut self) -> io::Result<()> {
         self.inner.flush()
     }
+}
+
+/// Makes a finished output last.
+pub(super) fn sync(out: &Path) -> Result<(), MergeError> {
+    File::open(out).and_then(|file| file.sync_all()).map_err(io_error("sync", out))
 }
 
 fn io_error(action: &'static str, path: &Path) -> impl Fn(io::Error) -> MergeError {
