@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use anyhow::{Context, ensure};
+use anyhow::ensure;
 use duckdb::{Config, Connection};
 use serde::Serialize;
 
@@ -20,6 +20,8 @@ pub enum Contender {
     Naive,
     /// The same with a memory limit in MiB.
     NaiveWithin(u64),
+    /// The same with the largest peak of `arc compact`, `verify = "content"`, so far as its memory limit.
+    NaiveInOurMemory,
     /// `arc compact` with this value of `verify` and so many jobs at a time.
     Arc { verify: &'static str, jobs: usize },
 }
@@ -32,13 +34,37 @@ pub struct Measured {
     pub usage: Usage,
     pub files_out: u64,
     pub bytes_out: u64,
+    /// Of a plain statement. It holds for what DuckDB counts, which is less than what is resident.
+    pub memory_limit_mib: Option<u64>,
+    /// The plain statement gave up: the other figures are those until then.
+    pub out_of_memory: bool,
+}
+
+/// What a contender has to do, and where.
+#[derive(Debug, Clone, Copy)]
+pub struct Task<'a> {
+    pub partitions: &'a [Partition],
+    /// The base below which their files are.
+    pub source: &'a Path,
+    /// A fresh folder, removed again.
+    pub work: &'a Path,
+    /// The largest peak of resident memory of `arc compact`, `verify = "content"`, so far.
+    pub our_peak_bytes: u64,
+}
+
+/// How a run ended.
+struct Ended {
+    usage: Usage,
+    outputs: Vec<PathBuf>,
+    out_of_memory: bool,
 }
 
 impl Contender {
     pub fn name(self) -> String {
         match self {
             Self::Naive => "plain statement".to_owned(),
-            Self::NaiveWithin(mib) => format!("plain statement, {mib} MB limit"),
+            Self::NaiveWithin(mib) => format!("plain statement, {mib} MiB limit"),
+            Self::NaiveInOurMemory => "plain statement, our peak as limit".to_owned(),
             Self::Arc { verify, .. } => format!("arc, verify = {verify}"),
         }
     }
@@ -46,37 +72,37 @@ impl Contender {
     /// As [`Self::run`], and gives the work folder, with what came out, to `look` before it is removed.
     pub fn run_and_look<T>(
         self,
-        partitions: &[Partition],
-        source: &Path,
-        work: &Path,
+        task: Task<'_>,
         look: impl FnOnce(&Path) -> anyhow::Result<T>,
     ) -> anyhow::Result<(Measured, T)> {
-        fs::create_dir_all(work)?;
-        let (usage, outputs) = match self {
-            Self::Naive => run_plain(None, partitions, source, work)?,
-            Self::NaiveWithin(mib) => run_plain(Some(mib), partitions, source, work)?,
-            Self::Arc { verify, jobs } => run_arc(verify, jobs, partitions, source, work)?,
+        fs::create_dir_all(task.work)?;
+        let memory_limit_mib = match self {
+            Self::NaiveWithin(mib) => Some(mib),
+            Self::NaiveInOurMemory => Some(task.our_peak_bytes.div_ceil(1 << 20)),
+            Self::Naive | Self::Arc { .. } => None,
+        };
+        let Ended { usage, outputs, out_of_memory } = match self {
+            Self::Naive | Self::NaiveWithin(_) | Self::NaiveInOurMemory => run_plain(memory_limit_mib, task)?,
+            Self::Arc { verify, jobs } => run_arc(verify, jobs, task)?,
         };
         let bytes_out = outputs.iter().map(|path| fs::metadata(path).map_or(0, |m| m.len())).sum();
-        let measured = Measured { contender: self.name(), usage, files_out: outputs.len() as u64, bytes_out };
-        let seen = look(work)?;
-        fs::remove_dir_all(work)?;
+        let files_out = outputs.len() as u64;
+        let measured =
+            Measured { contender: self.name(), usage, files_out, bytes_out, memory_limit_mib, out_of_memory };
+        let seen = look(task.work)?;
+        fs::remove_dir_all(task.work)?;
         Ok((measured, seen))
     }
 
-    /// Merges `partitions`, whose files are below `source`, in the fresh folder `work`, which is removed again.
-    pub fn run(self, partitions: &[Partition], source: &Path, work: &Path) -> anyhow::Result<Measured> {
-        self.run_and_look(partitions, source, work, |_| Ok(())).map(|(measured, ())| measured)
+    /// Merges the partitions of `task`.
+    pub fn run(self, task: Task<'_>) -> anyhow::Result<Measured> {
+        self.run_and_look(task, |_| Ok(())).map(|(measured, ())| measured)
     }
 }
 
-fn run_plain(
-    limit_mib: Option<u64>,
-    partitions: &[Partition],
-    source: &Path,
-    work: &Path,
-) -> anyhow::Result<(Usage, Vec<PathBuf>)> {
-    let spill = work.join("spill");
+fn run_plain(limit_mib: Option<u64>, task: Task<'_>) -> anyhow::Result<Ended> {
+    let Task { partitions, source, work, .. } = task;
+    let (spill, log) = (work.join("spill"), work.join("log"));
     fs::create_dir(&spill)?;
     let outputs: Vec<PathBuf> = (0..partitions.len()).map(|i| work.join(format!("{i}.parquet"))).collect();
     let mut command = Command::new(std::env::current_exe()?);
@@ -84,8 +110,12 @@ fn run_plain(
     for (partition, out) in partitions.iter().zip(&outputs) {
         command.arg(partition.folder(source)).arg(out);
     }
-    let usage = watch::run(command, &[spill])?;
-    Ok((usage, outputs))
+    command.stderr(fs::File::create(&log)?);
+    let (usage, status) = watch::run(command, &[spill])?;
+    let said = fs::read_to_string(&log)?;
+    let out_of_memory = !status.success() && limit_mib.is_some() && said.contains("Out of Memory");
+    ensure!(status.success() || out_of_memory, "the plain statement ended with {status}: {said}");
+    Ok(Ended { usage, outputs, out_of_memory })
 }
 
 /// The child's side: `limit_mib spill-folder (partition-folder output)…`.
@@ -106,13 +136,8 @@ pub fn plain_statements(arguments: &[String]) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn run_arc(
-    verify: &str,
-    jobs: usize,
-    partitions: &[Partition],
-    source: &Path,
-    work: &Path,
-) -> anyhow::Result<(Usage, Vec<PathBuf>)> {
+fn run_arc(verify: &str, jobs: usize, task: Task<'_>) -> anyhow::Result<Ended> {
+    let Task { partitions, source, work, .. } = task;
     let (base, temp) = (work.join("data"), work.join("temp"));
     for partition in partitions {
         partition.link(source, &base)?;
@@ -130,8 +155,8 @@ fn run_arc(
     let log = fs::File::create(work.join("log"))?;
     command.args(["compact", "--json", "--log-level", "warn", "--config"]).arg(&config);
     command.stdout(Stdio::null()).stderr(log);
-    let usage = watch::run(command, &[temp, base.join("_compaction_staging")])
-        .with_context(|| fs::read_to_string(work.join("log")).unwrap_or_default())?;
+    let (usage, status) = watch::run(command, &[temp, base.join("_compaction_staging")])?;
+    ensure!(status.success(), "arc ended with {status}: {}", fs::read_to_string(work.join("log"))?);
     let mut outputs = Vec::new();
     for partition in partitions {
         for entry in fs::read_dir(partition.folder(&base))? {
@@ -144,5 +169,5 @@ fn run_arc(
         }
     }
     ensure!(outputs.len() >= partitions.len(), "a partition has no output");
-    Ok((usage, outputs))
+    Ok(Ended { usage, outputs, out_of_memory: false })
 }

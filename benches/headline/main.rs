@@ -7,8 +7,10 @@
 //! cargo bench --bench headline -- --scenario shapes   other shapes of data; also: cycle, one, tenfold, many
 //! ```
 //!
-//! Every figure is the median over the runs, and every ratio is against the plain statement of the same run. What is printed
-//! is also written as JSON (`--json FILE`).
+//! Every figure is the median over the runs, and every ratio is against the plain statement of the same run. One contender is
+//! the plain statement with our peak of memory as its limit. Where there is a measurement `cpu`, queries are asked before and
+//! after: by DuckDB on local disk, and through S3 with 20 ms added to every request. What is printed is also written as JSON
+//! (`--json FILE`).
 
 use std::fs;
 use std::io::{self, Write};
@@ -17,12 +19,14 @@ use std::path::{Path, PathBuf};
 use clap::{Parser, ValueEnum};
 use serde::Serialize;
 
-use self::contender::{Contender, Measured, PLAIN_ARGUMENT, plain_statements};
-use self::queries::Answer;
+use self::contender::{Contender, Measured, PLAIN_ARGUMENT, Task, plain_statements};
+use self::queries::{Answer, Cost, Files, Through};
 use self::scenario::{Partition, Shape};
 
+mod bucket;
 mod contender;
 mod queries;
+mod reader;
 mod scenario;
 mod watch;
 
@@ -54,7 +58,7 @@ struct Arguments {
     #[arg(long, value_name = "DIR", default_value = concat!(env!("CARGO_TARGET_TMPDIR"), "/headline"))]
     dir: PathBuf,
 
-    /// Given by cargo
+    /// Given by `cargo bench`. Without it, as under `cargo test --benches`, nothing is measured
     #[arg(long, hide = true)]
     bench: bool,
 }
@@ -103,6 +107,8 @@ struct Row {
     cpu_ratio: f64,
     rss_ratio: f64,
     bytes_ratio: f64,
+    /// To the plain statement with our peak of memory as its limit. `None` where that ran out of memory.
+    wall_ratio_in_our_memory: Option<f64>,
     wall_seconds_of_each_run: Vec<f64>,
 }
 
@@ -112,6 +118,9 @@ fn main() -> anyhow::Result<()> {
         return plain_statements(&arguments[1..]);
     }
     let arguments = Arguments::parse();
+    if !arguments.bench {
+        return Ok(());
+    }
     let dir = arguments.dir.join(std::process::id().to_string());
     let mut all = Vec::new();
     for scenario in &arguments.scenario {
@@ -139,7 +148,9 @@ fn cases(scenario: Scenario, scale: f64) -> Vec<Case> {
     // Small samples keep the size of the files, not their number, so that a sample is like the whole.
     let files = |full: u64| ((full as f64 * scale) as u64).clamp(20, full);
     let arc = |jobs: usize| [Contender::Arc { verify: "content", jobs }, Contender::Arc { verify: "footers", jobs }];
-    let against_plain = |jobs: usize| -> Vec<Contender> { [Contender::Naive].into_iter().chain(arc(jobs)).collect() };
+    let against_plain = |jobs: usize| -> Vec<Contender> {
+        [Contender::Naive].into_iter().chain(arc(jobs)).chain([Contender::NaiveInOurMemory]).collect()
+    };
     let single = |name: &str, shape, count, rows| Case {
         name: name.to_owned(),
         partitions: vec![Partition::new("m", shape, count, rows)],
@@ -153,7 +164,11 @@ fn cases(scenario: Scenario, scale: f64) -> Vec<Case> {
                 Partition::new("mem", Shape::Mem, files(901), scaled(CLASSIC_ROWS)),
                 Partition::new("disk", Shape::Disk, files(901), scaled(CLASSIC_ROWS)),
             ],
-            contenders: [Contender::Naive, Contender::NaiveWithin(1024)].into_iter().chain(arc(2)).collect(),
+            contenders: [Contender::Naive, Contender::NaiveWithin(1024)]
+                .into_iter()
+                .chain(arc(2))
+                .chain([Contender::NaiveInOurMemory])
+                .collect(),
         }],
         Scenario::One => vec![single("one partition", Shape::Cpu, files(900), scaled(ONE_ROWS))],
         Scenario::Tenfold => vec![single("a tenth of the rows", Shape::Cpu, files(900), scaled(ONE_ROWS / 10.0))],
@@ -181,12 +196,17 @@ fn measure(case: &Case, runs: usize, dir: &Path) -> anyhow::Result<Figures> {
         partition.write(&source)?;
     }
     let bytes_in = watch::size_of_folder(&source);
+    let work = dir.join("work");
+    let mut task = Task { partitions: &case.partitions, source: &source, work: &work, our_peak_bytes: 0 };
     let mut measured: Vec<Vec<Measured>> = vec![Vec::new(); case.contenders.len()];
     for run in 0..=runs {
         for (contender, results) in case.contenders.iter().zip(&mut measured) {
             // Nobody pays for what another has left to be written.
             rustix::fs::sync();
-            let result = contender.run(&case.partitions, &source, &dir.join("work"))?;
+            let result = contender.run(task)?;
+            if matches!(contender, Contender::Arc { verify: "content", .. }) {
+                task.our_peak_bytes = task.our_peak_bytes.max(result.usage.peak_rss_bytes);
+            }
             // The first round only warms the page cache.
             if run > 0 {
                 results.push(result);
@@ -196,15 +216,22 @@ fn measure(case: &Case, runs: usize, dir: &Path) -> anyhow::Result<Figures> {
     let queries = match &case.partitions[..] {
         [cpu, ..] if cpu.measurement == "cpu" => {
             let arc = Contender::Arc { verify: "content", jobs: 2 };
-            let look = |work: &Path| queries::ask(&cpu.folder(&source), &cpu.folder(&work.join("data")), runs);
-            arc.run_and_look(&case.partitions, &source, &dir.join("work"), look)?.1
+            let look = |work: &Path| {
+                let (before, after) = (cpu.folder(&source), work.join("data"));
+                let after_folder = cpu.folder(&after);
+                let before = Files { base: &source, folder: &before };
+                queries::ask(before, Files { base: &after, folder: &after_folder }, runs)
+            };
+            arc.run_and_look(task, look)?.1
         }
         _ => Vec::new(),
     };
     fs::remove_dir_all(&source)?;
     let rows: u64 = case.partitions.iter().map(|p| p.rows).sum();
     let base = medians(&measured[0]);
-    let contenders = measured.iter().map(|runs| row(runs, &base, rows, bytes_in)).collect();
+    let in_our_memory = case.contenders.iter().position(|contender| *contender == Contender::NaiveInOurMemory);
+    let in_our_memory = in_our_memory.map(|at| medians(&measured[at])).filter(|plain| !plain.out_of_memory);
+    let contenders = measured.iter().map(|runs| row(runs, &base, in_our_memory.as_ref(), rows, bytes_in)).collect();
     Ok(Figures {
         case: case.name.clone(),
         files: case.partitions.iter().map(|p| p.files).sum(),
@@ -216,7 +243,7 @@ fn measure(case: &Case, runs: usize, dir: &Path) -> anyhow::Result<Figures> {
 }
 
 #[allow(clippy::cast_precision_loss, reason = "a ratio")]
-fn row(runs: &[Measured], base: &Measured, rows: u64, bytes_in: u64) -> Row {
+fn row(runs: &[Measured], base: &Measured, in_our_memory: Option<&Measured>, rows: u64, bytes_in: u64) -> Row {
     let median = medians(runs);
     Row {
         rows_per_second: rows as f64 / median.usage.wall_seconds,
@@ -225,6 +252,7 @@ fn row(runs: &[Measured], base: &Measured, rows: u64, bytes_in: u64) -> Row {
         cpu_ratio: median.usage.cpu_seconds / base.usage.cpu_seconds,
         rss_ratio: median.usage.peak_rss_bytes as f64 / base.usage.peak_rss_bytes as f64,
         bytes_ratio: median.bytes_out as f64 / base.bytes_out as f64,
+        wall_ratio_in_our_memory: in_our_memory.map(|plain| median.usage.wall_seconds / plain.usage.wall_seconds),
         wall_seconds_of_each_run: runs.iter().map(|run| run.usage.wall_seconds).collect(),
         median,
     }
@@ -252,6 +280,8 @@ fn medians(runs: &[Measured]) -> Measured {
         },
         files_out: bytes(|run| run.files_out),
         bytes_out: bytes(|run| run.bytes_out),
+        memory_limit_mib: runs.iter().map(|run| run.memory_limit_mib).max().flatten(),
+        out_of_memory: runs.iter().any(|run| run.out_of_memory),
     }
 }
 
@@ -260,7 +290,7 @@ fn print(figures: &Figures, out: &mut impl Write) -> io::Result<()> {
     let mb = |bytes: u64| bytes as f64 / 1e6;
     writeln!(
         out,
-        "\n{}: {} files, {} rows, {:.0} MB\n\n| | wall | CPU | peak RSS | temp disk | output | rows/s | MB/s in | wall | CPU | RSS | bytes |\n|---|---|---|---|---|---|---|---|---|---|---|---|",
+        "\n{}: {} files, {} rows, {:.0} MB\n\n| | wall | CPU | peak RSS | temp disk | output | rows/s | MB/s in | wall | CPU | RSS | bytes | wall in our memory |\n|---|---|---|---|---|---|---|---|---|---|---|---|---|",
         figures.case,
         figures.files,
         figures.rows,
@@ -268,9 +298,21 @@ fn print(figures: &Figures, out: &mut impl Write) -> io::Result<()> {
     )?;
     for row in &figures.contenders {
         let Row { median: m, .. } = row;
+        let limit = m.memory_limit_mib.map(|mib| format!(" ({mib} MiB)")).unwrap_or_default();
+        if m.out_of_memory {
+            let Measured { usage, .. } = m;
+            let (wall, rss, temp) = (usage.wall_seconds, mb(usage.peak_rss_bytes), mb(usage.temp_peak_bytes));
+            writeln!(
+                out,
+                "| {}{limit} | out of memory after {wall:.2} s | | {rss:.0} MB | {temp:.0} MB |",
+                m.contender
+            )?;
+            continue;
+        }
+        let in_our_memory = row.wall_ratio_in_our_memory.map(|ratio| format!("{ratio:.2}x")).unwrap_or_default();
         writeln!(
             out,
-            "| {} | {:.2} s | {:.2} s | {:.0} MB | {:.0} MB | {:.1} MB | {:.1} M | {:.0} | {:.2}x | {:.2}x | {:.3}x | {:.3}x |",
+            "| {}{limit} | {:.2} s | {:.2} s | {:.0} MB | {:.0} MB | {:.1} MB | {:.1} M | {:.0} | {:.2}x | {:.2}x | {:.3}x | {:.3}x | {in_our_memory} |",
             m.contender,
             m.usage.wall_seconds,
             m.usage.cpu_seconds,
@@ -286,11 +328,22 @@ fn print(figures: &Figures, out: &mut impl Write) -> io::Result<()> {
         )?;
     }
     if !figures.queries.is_empty() {
-        writeln!(out, "\n| query, by DuckDB on local disk | small files | compacted | |\n|---|---|---|---|")?;
+        writeln!(out, "\n| query | through | small files | compacted | |\n|---|---|---|---|---|")?;
     }
-    for Answer { query, before_seconds, after_seconds } in &figures.queries {
-        let (before, after) = (before_seconds * 1e3, after_seconds * 1e3);
-        writeln!(out, "| {query} | {before:.0} ms | {after:.0} ms | {:.1}x |", before / after)?;
+    let cost = |cost: &Cost| {
+        let time = format!("{:.0} ms", cost.seconds * 1e3);
+        match (cost.requests, cost.bytes) {
+            (Some(requests), Some(bytes)) => format!("{time}, {requests} requests, {:.1} MB", mb(bytes)),
+            _ => time,
+        }
+    };
+    for Answer { query, through, before, after } in &figures.queries {
+        let through = match through {
+            Through::LocalDisk => "DuckDB, local disk",
+            Through::S3With20Ms => "column reader, S3 with 20 ms",
+        };
+        let ratio = before.seconds / after.seconds;
+        writeln!(out, "| {query} | {through} | {} | {} | {ratio:.1}x |", cost(before), cost(after))?;
     }
     out.flush()
 }

@@ -11,7 +11,7 @@ use std::process::{Child, Command, ExitStatus};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, ensure};
+use anyhow::Context;
 use serde::Serialize;
 
 /// Between two samples of memory. A sample costs about a tenth of a millisecond.
@@ -35,15 +35,15 @@ pub struct Usage {
     pub temp_peak_bytes: u64,
 }
 
-/// Runs `command` to its end. `temp` are the folders whose growth counts as temporary disk.
-pub fn run(mut command: Command, temp: &[PathBuf]) -> anyhow::Result<Usage> {
+/// Runs `command` to its end, good or bad. `temp` are the folders whose growth counts as temporary disk.
+pub fn run(mut command: Command, temp: &[PathBuf]) -> anyhow::Result<(Usage, ExitStatus)> {
     let cpu_before = cpu_of_children()?;
     let start = Instant::now();
     let mut child = command.spawn().with_context(|| format!("start {}", command.get_program().display()))?;
     let (status, peak_rss_bytes, temp_peak_bytes) = watch(&mut child, temp)?;
     let wall_seconds = start.elapsed().as_secs_f64();
-    ensure!(status.success(), "{command:?} ended with {status}");
-    Ok(Usage { wall_seconds, cpu_seconds: cpu_of_children()? - cpu_before, peak_rss_bytes, temp_peak_bytes })
+    let cpu_seconds = cpu_of_children()? - cpu_before;
+    Ok((Usage { wall_seconds, cpu_seconds, peak_rss_bytes, temp_peak_bytes }, status))
 }
 
 fn watch(child: &mut Child, temp: &[PathBuf]) -> anyhow::Result<(ExitStatus, u64, u64)> {

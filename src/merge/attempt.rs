@@ -110,7 +110,7 @@ impl Attempt<'_> {
     }
 
     /// The fingerprint of each group's rows. Decodes every value, so it also finds the files whose data is damaged.
-    fn scan_inputs(&self) -> Result<Vec<Fingerprint>, Setback> {
+    pub(super) fn scan_inputs(&self) -> Result<Vec<Fingerprint>, Setback> {
         let total_bytes = self.groups.iter().flat_map(members).map(|m| m.file.size_bytes).sum();
         let mut done_bytes = 0;
         let mut damaged = Vec::new();
@@ -182,7 +182,7 @@ impl Attempt<'_> {
     }
 
     /// Merges every slice of every group into a file of its own; per group, in ascending order of time.
-    fn merge_slices(&self) -> Result<Vec<Vec<SliceFile>>, Setback> {
+    pub(super) fn merge_slices(&self) -> Result<Vec<Vec<SliceFile>>, Setback> {
         let lanes = Lanes {
             request: self.request,
             work: self.work,
@@ -218,7 +218,7 @@ impl Attempt<'_> {
     }
 
     /// Joins consecutive slices into outputs; per group, in ascending order of time.
-    fn stitch(&self, slices: Vec<Vec<SliceFile>>) -> Result<Vec<Vec<(MergedFile, Stitched)>>, MergeError> {
+    pub(super) fn stitch(&self, slices: Vec<Vec<SliceFile>>) -> Result<Vec<Vec<(MergedFile, Stitched)>>, MergeError> {
         let target = self.request.options.target_file_size_bytes;
         let mut parts: Vec<(usize, Vec<SliceFile>)> = Vec::new();
         for (i, files) in slices.into_iter().enumerate() {
@@ -300,7 +300,11 @@ impl Attempt<'_> {
         })
     }
 
-    fn prove(&self, outputs: &[Vec<(MergedFile, Stitched)>], expected: Option<&[Fingerprint]>) -> Result<(), Setback> {
+    pub(super) fn prove(
+        &self,
+        outputs: &[Vec<(MergedFile, Stitched)>],
+        expected: Option<&[Fingerprint]>,
+    ) -> Result<(), Setback> {
         self.report(MergeStep::Prove, 0, 1, 0);
         for (i, group) in self.groups.iter().enumerate() {
             let files: Vec<&Stitched> = outputs[i].iter().map(|(_, s)| s).collect();

@@ -105,7 +105,7 @@ fn merge(
 }
 
 /// The inputs that are not known to be damaged, in groups; the others with the reason.
-fn survey_sound(
+pub(super) fn survey_sound(
     request: &MergeRequest,
     damaged: &BTreeMap<usize, String>,
     progress: &ProgressSink,
@@ -133,14 +133,14 @@ fn survey_sound(
 }
 
 /// The engine, opened for the inputs of one request.
-struct Opened {
-    session: Session,
-    budget: Budget,
+pub(super) struct Opened {
+    pub(super) session: Session,
+    pub(super) budget: Budget,
     /// The inputs' real paths.
-    files: Vec<String>,
+    pub(super) files: Vec<String>,
 }
 
-fn open(
+pub(super) fn open(
     request: &MergeRequest,
     work: &WorkDir,
     groups: &[SchemaGroup],

@@ -27,6 +27,8 @@ mod fixtures;
 pub mod footer_guard;
 mod lanes;
 mod order;
+#[doc(hidden)]
+pub mod parts;
 mod protocol;
 pub mod recheck;
 pub mod resources;
