@@ -14,7 +14,7 @@ use divan::Bencher;
 use divan::counter::{BytesCount, ItemsCount};
 use tempfile::TempDir;
 
-const ROWS: u64 = 1_000_000;
+const ROWS: u64 = 500_000;
 const FILES: u64 = 50;
 
 /// Enough for all rows in one slice.

@@ -18,7 +18,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use divan::Bencher;
 use divan::counter::ItemsCount;
 
-/// Files of a partition: one that is not worth a job, an hour of ingestion, and a writer gone wild.
+/// Files of a partition: hardly worth a job, an hour of ingestion, and a writer gone wild.
 const FILES: [usize; 4] = [5, 100, 1_000, 10_000];
 
 fn main() {
@@ -66,7 +66,7 @@ fn raw(files: usize) -> Vec<DataFile> {
 /// Only raw files.
 fn fresh(files: usize) -> Scene {
     let listing = Listing { data: raw(files), records: Vec::new(), foreign: Vec::new() };
-    let settings = Config::default().compaction.partition.policy;
+    let settings = PolicySettings { min_files: FILES[0], ..Config::default().compaction.partition.policy };
     // Within the wait for late files.
     let now = partition().hour().start() + TimeDelta::hours(5);
     let view = View { head: Head::none(), listing };

@@ -149,7 +149,7 @@ fn list(folder: &Path, listing: &Listing) -> io::Result<Answer> {
     let page: Vec<(String, u64)> = rest.by_ref().take(PAGE).collect();
     let next =
         rest.next().and(page.last()).map(|(key, _)| format!("<NextContinuationToken>{key}</NextContinuationToken>"));
-    let contents: String = page
+    let contents: Vec<String> = page
         .iter()
         .map(|(key, size)| {
             format!(
@@ -159,9 +159,10 @@ fn list(folder: &Path, listing: &Listing) -> io::Result<Answer> {
         })
         .collect();
     let text = format!(
-        "<?xml version=\"1.0\"?><ListBucketResult><IsTruncated>{}</IsTruncated>{}{contents}</ListBucketResult>",
+        "<?xml version=\"1.0\"?><ListBucketResult><IsTruncated>{}</IsTruncated>{}{}</ListBucketResult>",
         next.is_some(),
-        next.unwrap_or_default()
+        next.unwrap_or_default(),
+        contents.concat()
     );
     Ok((Response::builder().header(header::CONTENT_TYPE, "application/xml"), text.into_bytes()))
 }

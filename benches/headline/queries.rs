@@ -18,7 +18,7 @@ use crate::reader;
 use crate::scenario::HOUR_SECONDS;
 
 /// The last ten minutes begin here, in microseconds.
-pub const SINCE_MICROS: i64 = (HOUR_SECONDS as i64 + 3000) * 1_000_000;
+pub const SINCE_MICROS: i64 = (HOUR_SECONDS.cast_signed() + 3000) * 1_000_000;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Query {
