@@ -1,18 +1,24 @@
 //! What a cycle would do, and for what it would not do, why.
 //!
-//! Storage is scanned anew for every answer. A page is the first `limit` places after the cursor, in the order of their
-//! paths, so memory is that of a page, whatever the size of storage, and a client that follows the cursors sees every
-//! place that was there all along exactly once. Clients that ask the same at the same time share a scan (see `scans`).
+//! Storage is looked through anew for every answer, unless so many clients ask that this would take the time of the jobs: then
+//! an answer may be two seconds old, and `scanned_at` says so (see `scans`). A page is the first `limit` places after the
+//! cursor, in the order of their paths, so memory is that of a page, whatever the size of storage, and a client that follows
+//! the cursors sees every place that was there all along exactly once.
 
 #![allow(clippy::struct_field_names, reason = "the names of the fields are part of the API")]
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
-use axum::Json;
 use axum::extract::State;
+use axum::http::{HeaderValue, header};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
 use futures::StreamExt;
 use serde::{Deserialize, Serialize};
+use tokio::time::timeout;
 use tracing::warn;
 use utoipa::{IntoParams, ToSchema};
 
@@ -26,6 +32,8 @@ use crate::partition::PartitionId;
 
 /// Places with problems that one answer names.
 const MAX_PROBLEMS: usize = 100;
+/// A client is told to come again when looking takes longer. Shorter than the time that the server gives any request.
+pub const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Partitions with work.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
@@ -42,6 +50,8 @@ pub struct Candidates {
     pub problems: Vec<PlaceProblem>,
     /// `cursor` of the next page. Null on the last one.
     pub next_cursor: Option<String>,
+    /// When the look through storage began that found this.
+    pub scanned_at: DateTime<Utc>,
 }
 
 /// A partition with work.
@@ -163,17 +173,28 @@ impl<'de> Deserialize<'de> for Cursor {
 }
 
 /// Partitions with work, and with `explain` why the others have none
+///
+/// Looks through storage. When so many ask that this would take more than a tenth of the time, the answer may be two seconds
+/// old; never older than the last cycle. A look that takes longer than 20 seconds is answered with 503 and goes on: ask again.
 #[utoipa::path(get, path = "/api/compaction/candidates", tag = "compaction", params(CandidateParameters),
     responses((status = 200, description = "A page of candidates", body = Candidates), (status = 404)))]
 pub async fn list(
     State(app): State<AppState>,
     Query(wanted): Query<CandidateParameters>,
-) -> Result<Json<Candidates>, ApiError> {
+) -> Result<Response, ApiError> {
     let scope = Scope { database: wanted.database.map(String::from), ..Scope::default() };
-    check_exists(&app, &scope).await?;
     let after = wanted.cursor.map(|Cursor(path)| path);
-    let look = Look { scope, after, limit: wanted.limit.0, explain: wanted.explain };
-    Ok(Json(Arc::unwrap_or_clone(find(&app, look).await)))
+    let wanted = Look { scope, after, limit: wanted.limit.0, explain: wanted.explain };
+    let manager = &app.manager;
+    let page = match app.scans.recent(&wanted, app.version(), || look(Arc::clone(manager), wanted.clone())) {
+        Some(page) => page,
+        None => {
+            check_exists(&app, &wanted.scope).await?;
+            find(&app, wanted).await?
+        }
+    };
+    let json = HeaderValue::from_static("application/json");
+    Ok(([(header::CONTENT_TYPE, json)], page.json.clone()).into_response())
 }
 
 /// One look at storage.
@@ -187,18 +208,44 @@ pub(super) struct Look {
     pub explain: bool,
 }
 
+/// What a look found, and its JSON, which is the same for all who get it.
+#[derive(Debug)]
+pub(super) struct Page {
+    pub candidates: Candidates,
+    json: Bytes,
+}
+
+impl Page {
+    fn new(candidates: Candidates) -> Self {
+        let json = serde_json::to_vec(&candidates).expect("a page has text keys and finite numbers");
+        Self { candidates, json: json.into() }
+    }
+
+    /// About what it takes in memory: the names stand in both.
+    pub(super) fn bytes(&self) -> usize {
+        2 * self.json.len()
+    }
+}
+
 enum Place {
     Candidate(CandidateInfo),
     Skipped(SkippedPlace),
 }
 
-/// What a scan that begins after this call finds.
-pub(super) async fn find(app: &AppState, wanted: Look) -> Arc<Candidates> {
-    let manager = Arc::clone(&app.manager);
-    app.scans.run(wanted.clone(), async move { look(&manager, wanted).await }).await
+/// What a look that begins after this call finds; or one that takes so long that it may have begun for this client before.
+pub(super) async fn find(app: &AppState, wanted: Look) -> Result<Arc<Page>, ApiError> {
+    let scan = look(Arc::clone(&app.manager), wanted.clone());
+    match timeout(PATIENCE, app.scans.run(wanted, app.version(), scan)).await {
+        Ok(Some(page)) => Ok(page),
+        Ok(None) => {
+            Err(ApiError::Unavailable { what: "storage", cause: "the look through storage was given up".into() })
+        }
+        Err(_) => Err(ApiError::StillLooking { waited: PATIENCE }),
+    }
 }
 
-async fn look(manager: &CompactionManager, look: Look) -> Candidates {
+async fn look(manager: Arc<CompactionManager>, look: Look) -> Page {
+    let scanned_at = manager.clock().now();
     let mut page: BTreeMap<String, Place> = BTreeMap::new();
     let mut more = false;
     let (mut count, mut problems) = (0, Vec::new());
@@ -234,7 +281,8 @@ async fn look(manager: &CompactionManager, look: Look) -> Candidates {
             Place::Skipped(place) => skipped.push(place),
         }
     }
-    Candidates { count, candidates, skipped: look.explain.then_some(skipped), problems, next_cursor }
+    let skipped = look.explain.then_some(skipped);
+    Page::new(Candidates { count, candidates, skipped, problems, next_cursor, scanned_at })
 }
 
 /// Whether what a request names is there: "nothing to do" must not be the answer to a typing error.

@@ -2,17 +2,16 @@
 
 #![allow(clippy::struct_field_names, reason = "the names of the fields are part of the API")]
 
-use std::sync::Arc;
-
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
+use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::AppState;
-use super::candidates::{self, CandidateInfo, Look, PlaceProblem};
+use super::candidates::{self, CandidateInfo, Candidates, Look, PlaceProblem};
 use super::error::{ApiError, shown};
 use super::input::{Body, Name, NoParameters, Query};
 use crate::compaction::Scope;
@@ -61,6 +60,8 @@ pub struct DryRun {
     pub candidates: Vec<CandidateInfo>,
     /// Places that could not be looked at.
     pub problems: Vec<PlaceProblem>,
+    /// When the look through storage began that found this.
+    pub scanned_at: DateTime<Utc>,
 }
 
 /// Whether jobs may start.
@@ -89,12 +90,10 @@ pub async fn trigger(
     candidates::check_exists(&app, &scope).await?;
     if dry_run {
         let look = Look { scope, after: None, limit: DRY_RUN_CANDIDATES, explain: false };
-        let page = Arc::unwrap_or_clone(candidates::find(&app, look).await);
+        let page = candidates::find(&app, look).await?;
+        let Candidates { count, candidates, problems, scanned_at, .. } = page.candidates.clone();
         let (message, status) = ("Nothing was started", "dry_run");
-        let problems = page.problems;
-        return Ok(
-            Json(DryRun { message, status, count: page.count, candidates: page.candidates, problems }).into_response()
-        );
+        return Ok(Json(DryRun { message, status, count, candidates, problems, scanned_at }).into_response());
     }
     let cycle_id = app.scheduler.trigger_now(scope).await.map_err(ApiError::from)?;
     let (message, status) = ("Compaction triggered", "running");

@@ -10,6 +10,7 @@
 
 use std::error::Error;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::Request;
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
@@ -33,7 +34,7 @@ pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const MAX_DETAIL_CHARS: usize = 600;
 /// Characters of a client's value that are shown.
 const MAX_SHOWN_CHARS: usize = 80;
-/// When a client that was refused for lack of room should come again.
+/// When a client that was refused for lack of room or time should come again.
 const RETRY_AFTER_SECONDS: u64 = 5;
 
 /// The cause of a failure, for the log.
@@ -75,6 +76,12 @@ pub enum ApiError {
     /// A limit that protects the server is reached.
     #[error("{0}")]
     Busy(String),
+    /// Looking through storage takes long, and goes on.
+    #[error(
+        "looking through storage takes longer than {} s; it goes on, and its answer is kept for a while: ask the same again, or name a database",
+        waited.as_secs()
+    )]
+    StillLooking { waited: Duration },
     /// Something that the answer needs does not work now.
     #[error("{what} did not answer, or answered with an error; the server's log has the cause under this request_id")]
     Unavailable { what: &'static str, cause: Cause },
@@ -105,6 +112,7 @@ impl ApiError {
             Self::Disabled => (StatusCode::SERVICE_UNAVAILABLE, "disabled"),
             Self::Stopping => (StatusCode::SERVICE_UNAVAILABLE, "stopping"),
             Self::Busy(_) => (StatusCode::SERVICE_UNAVAILABLE, "busy"),
+            Self::StillLooking { .. } => (StatusCode::SERVICE_UNAVAILABLE, "still_looking"),
             Self::Unavailable { .. } => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
             Self::Unreadable { .. } => (StatusCode::SERVICE_UNAVAILABLE, "unreadable"),
         }
@@ -132,7 +140,7 @@ impl ApiError {
         let mut response = (self.kind().0, Json(self.body(request_id))).into_response();
         let headers = response.headers_mut();
         match self {
-            Self::TooManyRequests(_) | Self::Busy(_) => {
+            Self::TooManyRequests(_) | Self::Busy(_) | Self::StillLooking { .. } => {
                 headers.insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER_SECONDS));
             }
             Self::Unauthorized(_) => {

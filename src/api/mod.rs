@@ -32,6 +32,7 @@ mod status;
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use axum::extract::DefaultBodyLimit;
 use axum::handler::Handler;
@@ -44,7 +45,7 @@ use tokio_util::sync::CancellationToken;
 pub use connections::StorageInfo;
 pub use events::{HEARTBEAT, MAX_SUBSCRIBERS, MAX_WAITING_EVENTS};
 
-use self::candidates::{Candidates, Look};
+use self::candidates::{Look, Page};
 use self::error::{ApiError, shown};
 use self::scans::Scans;
 use crate::compaction::CompactionManager;
@@ -86,7 +87,9 @@ pub struct AppState {
     stopping: CancellationToken,
     /// Places for followers of the events.
     subscribers: Arc<Semaphore>,
-    scans: Scans<Look, Candidates>,
+    scans: Scans<Look, Page>,
+    /// How often damaged files were given another chance: candidates change by it.
+    chances: Arc<AtomicU64>,
 }
 
 impl AppState {
@@ -103,8 +106,14 @@ impl AppState {
             scrape,
             stopping,
             subscribers: Arc::new(Semaphore::new(MAX_SUBSCRIBERS)),
-            scans: Scans::default(),
+            scans: Scans::new(Page::bytes),
+            chances: Arc::default(),
         }
+    }
+
+    /// Grows with every change after which nobody may be told how things were before.
+    fn version(&self) -> u64 {
+        self.manager.cycles_ended() + self.chances.load(Ordering::Acquire)
     }
 }
 

@@ -1,5 +1,7 @@
 //! Damaged files that compaction leaves out: looking at them, and giving them another chance.
 
+use std::sync::atomic::Ordering;
+
 use axum::Json;
 use axum::extract::State;
 use chrono::{DateTime, Utc};
@@ -126,7 +128,9 @@ pub async fn clear_all(
     State(app): State<AppState>,
     Query(wanted): Query<ClearParameters>,
 ) -> Result<Json<Cleared>, ApiError> {
-    Ok(Json(cleared(app.quarantine.clear_all(&filter(wanted.database)).await?)))
+    let count = app.quarantine.clear_all(&filter(wanted.database)).await?;
+    app.chances.fetch_add(1, Ordering::AcqRel);
+    Ok(Json(cleared(count)))
 }
 
 /// Try one damaged file again
@@ -138,7 +142,11 @@ pub async fn clear(
     Query(NoParameters {}): Query<NoParameters>,
 ) -> Result<Json<Cleared>, ApiError> {
     let id = number(&id)?;
-    if app.quarantine.clear(id).await? { Ok(Json(cleared(1))) } else { Err(unknown(id)) }
+    if !app.quarantine.clear(id).await? {
+        return Err(unknown(id));
+    }
+    app.chances.fetch_add(1, Ordering::AcqRel);
+    Ok(Json(cleared(1)))
 }
 
 fn filter(database: Option<Name>) -> QuarantineFilter {

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use chrono::{DateTime, Utc};
@@ -92,6 +92,7 @@ pub struct CompactionManager {
     probed: OnceCell<()>,
     /// What was asked of storage since the running cycle began.
     traffic: Tally,
+    cycles_ended: AtomicU64,
 }
 
 impl fmt::Debug for CompactionManager {
@@ -139,6 +140,7 @@ impl CompactionManager {
             paused: AtomicBool::new(false),
             probed: OnceCell::new(),
             traffic,
+            cycles_ended: AtomicU64::new(0),
         }
     }
 
@@ -220,6 +222,12 @@ impl CompactionManager {
     #[must_use]
     pub fn running_cycle(&self) -> Option<String> {
         self.turn.holder()
+    }
+
+    /// How many cycles of this manager have ended: what was found before the last end may be done by now.
+    #[must_use]
+    pub fn cycles_ended(&self) -> u64 {
+        self.cycles_ended.load(Ordering::Acquire)
     }
 
     /// What scans found to do and no job has done yet. `None` before the first scan.
@@ -335,6 +343,7 @@ impl CompactionManager {
         }
         cycle.report.storage = self.traffic.take();
         let report = cycle.end();
+        self.cycles_ended.fetch_add(1, Ordering::AcqRel);
         // Whoever hears of the end may start the next one.
         drop(turn);
         self.env.events.send(Event::CycleFinished(Box::new(report.clone())));
