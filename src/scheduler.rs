@@ -120,13 +120,20 @@ impl std::fmt::Debug for CompactionScheduler {
 }
 
 impl CompactionScheduler {
-    /// A scheduler that has not been started.
+    /// A scheduler that has not been started: this one schedule, for everything, in UTC. When `enabled` is `false` it never
+    /// starts a cycle. What must outlive the process it keeps in the manager's state database.
     #[must_use]
-    pub fn new(manager: Arc<CompactionManager>, state: StateDb, settings: SchedulerSettings) -> Self {
+    pub fn new(manager: Arc<CompactionManager>, schedule: Schedule, enabled: bool) -> Self {
+        Self::with_settings(manager, SchedulerSettings { enabled, schedules: vec![schedule], timezone: Tz::UTC })
+    }
+
+    /// The same with a time zone and the schedules of overrides.
+    #[must_use]
+    pub fn with_settings(manager: Arc<CompactionManager>, settings: SchedulerSettings) -> Self {
         let (inbox, outbox) = mpsc::channel(1);
         let shared = Shared {
+            state: manager.state().clone(),
             manager,
-            state,
             timing: Mutex::default(),
             last_run: Mutex::default(),
             switching: tokio::sync::Mutex::default(),

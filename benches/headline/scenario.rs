@@ -11,7 +11,7 @@ use duckdb::Connection;
 
 /// The hour in which all rows lie: 2025-10-08T14:00:00Z.
 pub const HOUR_SECONDS: u64 = 1_759_932_000;
-const HOUR_PATH: &str = "2025/10/08/14";
+pub const HOUR_PATH: &str = "2025/10/08/14";
 const HOUR_MICROS: u64 = HOUR_SECONDS * 1_000_000;
 
 /// What the files of one partition look like.

@@ -175,7 +175,7 @@ impl<'de> Deserialize<'de> for Cursor {
 /// Partitions with work, and with `explain` why the others have none
 ///
 /// Looks through storage. When so many ask that this would take more than a tenth of the time, the answer may be two seconds
-/// old; never older than the last cycle. A look that takes longer than 20 seconds is answered with 503 and goes on: ask again.
+/// old, and is from after the end of the last cycle. A look that takes longer than 20 seconds is answered with 503 and goes on: ask again.
 #[utoipa::path(get, path = "/api/compaction/candidates", tag = "compaction", params(CandidateParameters),
     responses((status = 200, description = "A page of candidates", body = Candidates), (status = 404)))]
 pub async fn list(
@@ -186,12 +186,12 @@ pub async fn list(
     let after = wanted.cursor.map(|Cursor(path)| path);
     let wanted = Look { scope, after, limit: wanted.limit.0, explain: wanted.explain };
     let manager = &app.manager;
-    let page = match app.scans.recent(&wanted, app.version(), || look(Arc::clone(manager), wanted.clone())) {
-        Some(page) => page,
-        None => {
-            check_exists(&app, &wanted.scope).await?;
-            find(&app, wanted).await?
-        }
+    let kept = app.scans.recent(&wanted, app.version(), || look(Arc::clone(manager), wanted.clone()));
+    let page = if let Some(page) = kept {
+        page
+    } else {
+        check_exists(&app, &wanted.scope).await?;
+        find(&app, wanted).await?
     };
     let json = HeaderValue::from_static("application/json");
     Ok(([(header::CONTENT_TYPE, json)], page.json.clone()).into_response())

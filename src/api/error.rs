@@ -293,6 +293,18 @@ mod tests {
     }
 
     #[test]
+    fn who_asks_for_what_takes_long_is_told_to_ask_again() {
+        let answer = ApiError::StillLooking { waited: Duration::from_secs(20) };
+        let response = answer.render(Some("7"));
+        assert_eq!((response.status().as_u16(), &response.headers()["retry-after"]), (503, &HeaderValue::from(5)));
+        let ErrorBody { error, detail, .. } = answer.body(Some("7"));
+        assert!(
+            error == "still_looking" && detail.contains("ask the same again") && detail.contains("20 s"),
+            "{detail}"
+        );
+    }
+
+    #[test]
     fn the_cause_of_a_5xx_is_not_in_its_body() {
         let error = ApiError::Unavailable { what: "storage", cause: "secret".into() };
         let body = serde_json::to_string(&error.body(Some("7"))).unwrap();

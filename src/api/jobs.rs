@@ -106,7 +106,7 @@ pub async fn one(
     if let Some(job) = live() {
         return Ok(Json(job));
     }
-    match app.manager.history().job(&job_id).await? {
+    match app.manager.past().job(&job_id).await? {
         Some(report) => Ok(Json(Job::past(&report))),
         None => Err(unknown(&job_id)),
     }
@@ -126,7 +126,7 @@ pub async fn cancel(
             Ok((StatusCode::ACCEPTED, Json(Cancelling { message, status: "cancelling", job_id })))
         }
         CancelOutcome::Committed => Err(ApiError::Committed { job_id }),
-        CancelOutcome::Unknown => match app.manager.history().job(&job_id).await? {
+        CancelOutcome::Unknown => match app.manager.past().job(&job_id).await? {
             Some(report) => Err(ApiError::Ended { job_id, status: report.status.as_str() }),
             None => Err(unknown(&job_id)),
         },
@@ -142,7 +142,7 @@ pub async fn history(
 ) -> Result<Json<JobHistory>, ApiError> {
     let filter =
         HistoryFilter { status: wanted.status.map(JobStatus::from), database: wanted.database.map(String::from) };
-    let history = app.manager.history();
+    let history = app.manager.past();
     let total_jobs = history.count(filter.clone()).await?;
     let recent = history.recent(filter, wanted.limit.0).await?;
     Ok(Json(JobHistory { total_jobs, recent_jobs: recent.iter().map(Job::past).collect() }))

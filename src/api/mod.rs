@@ -42,6 +42,7 @@ use axum::{Router, middleware};
 use tokio::sync::{Semaphore, broadcast};
 use tokio_util::sync::CancellationToken;
 
+pub use candidates::PATIENCE as SCAN_PATIENCE;
 pub use connections::StorageInfo;
 pub use events::{HEARTBEAT, MAX_SUBSCRIBERS, MAX_WAITING_EVENTS};
 

@@ -11,8 +11,8 @@
 //! - As long as looks take up less than their share of the time ([`Crowd`]), an answer is from a look that began after it was
 //!   asked for. In a crowd it may be older: [`KEPT`], or twice as long as the look took. It is never from before the last
 //!   change that the caller knows of (its `version`).
-//! - At most [`MAX_LOOKS_AT_ONCE`] looks run. In a crowd they take half of one processor at the very most, however many
-//!   clients ask; a look of a tenth of a second takes a twelfth.
+//! - At most [`MAX_LOOKS_AT_ONCE`] looks run. Those for the same thing take half of the time of one of them at the very most when
+//!   there is a crowd, however many clients ask; if a look takes a tenth of a second, an eleventh.
 //! - A look that has begun goes on when its clients have given up, so that one that takes longer than any client waits can be
 //!   had by asking again: whoever asks for the same joins it. One that has not begun ends with its last client.
 //! - What is kept has a bound, [`MAX_KEPT_BYTES`]. Dropping the last handle ends all looks.

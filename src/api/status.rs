@@ -153,7 +153,7 @@ pub async fn stats(
     Query(NoParameters {}): Query<NoParameters>,
 ) -> Result<Json<Statistics>, ApiError> {
     let totals = app.manager.stats().await?;
-    let recent = app.manager.history().recent(HistoryFilter::default(), RECENT_JOBS).await?;
+    let recent = app.manager.past().recent(HistoryFilter::default(), RECENT_JOBS).await?;
     let active = app.manager.active_jobs();
     let mut active_by_database: BTreeMap<&str, usize> = BTreeMap::new();
     for job in &active {

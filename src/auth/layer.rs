@@ -16,7 +16,7 @@ use tracing::{error, warn};
 
 use super::refusal::Refusal;
 use super::throttle::{Client, Throttle};
-use super::{AuthSettings, Identity, Role, Tokens};
+use super::{AuthSettings, Guesses, Identity, Role, Tokens};
 
 const LOG: &str = "api";
 
@@ -46,13 +46,12 @@ impl Guard {
         shell || self.allowlist.iter().any(|public| public == path)
     }
 
-    /// What can be said without looking at the token. `None`: no token is needed.
+    /// What can be said without looking at the token. `None`: none is needed.
     fn screen(&self, request: &Request) -> Result<Option<Presented>, Refusal> {
         if !self.enabled || self.is_public(request.method(), request.uri().path()) {
             return Ok(None);
         }
         let client = client(request);
-        self.throttle.admit(client, Instant::now().into_std()).map_err(|wait| Refusal::TooManyFailures { wait })?;
         // Who sends no token guesses nothing, so this takes nothing from the bucket.
         let token = presented(request.headers()).ok_or(Refusal::NoToken)?.to_vec();
         let id = request.extensions().get::<RequestId>();
@@ -63,7 +62,9 @@ impl Guard {
     /// Whose token it is, if it is good for this request.
     async fn judge(&self, presented: Presented) -> Result<Identity, Refusal> {
         let Presented { token, client, reading, request_id } = presented;
-        let known = match self.tokens.check(&token).await {
+        let wait = self.throttle.admit(client, Instant::now().into_std()).err();
+        let guesses = if wait.is_some() { Guesses::UsedUp } else { Guesses::Left };
+        let known = match self.tokens.check(&token, guesses).await {
             Ok(known) => known,
             Err(error) => {
                 error!(target: LOG, request_id, %error, "Tokens cannot be checked: {error}");
@@ -71,6 +72,10 @@ impl Guard {
             }
         };
         let Some(identity) = known else {
+            if let Some(wait) = wait {
+                // Neither counted nor logged: who sends thousands fills no log, and is let out when they stop.
+                return Err(Refusal::TooManyFailures { wait });
+            }
             self.throttle.failed(client, Instant::now().into_std());
             warn!(target: LOG, request_id, ?client, "A request with a wrong token was refused");
             return Err(Refusal::WrongToken);
@@ -118,7 +123,7 @@ fn while_known(guard: Arc<Guard>, token: Vec<u8>, response: Response) -> Respons
     let revoked = async move {
         loop {
             tokio::time::sleep(RECHECK).await;
-            if let Ok(None) = guard.tokens.check(&token).await {
+            if let Ok(None) = guard.tokens.check(&token, Guesses::Left).await {
                 return;
             }
         }

@@ -1,10 +1,17 @@
 //! Who may do what over HTTP: tokens, their two roles, and the check of every request.
 //!
 //! ```text
-//! request ─> public path? ─> too many failures? ─> token known? ─> role enough? ─> handler
-//!                 │ yes            │ 429               │ 401           │ 403
-//!                 └────────────────┴──── the token is not looked at ───┘
+//! request ─> public path? ──no──> a token? ─> known? ──yes─> role enough? ─> handler
+//!                 │ yes             │ 401      │ no              │ 403          ^
+//!                 │                 v          v                 v              │
+//!                 │                       401, or 429 after ten of them         │
+//!                 └──────────────── no token is looked at ──────────────────────┘
 //! ```
+//!
+//! A right token is let in, whatever came from its address before: behind a proxy all clients are one address, and one of them
+//! with a wrong token must not lock out the others. Counting wrong tokens is no protection for a token of ours, and need not
+//! be: it has 256 random bits. It is one for a configured token that is short enough to be guessed, which therefore counts as
+//! wrong while its address has to wait.
 //!
 //! What must hold: a path is public exactly when the allowlist names it, or when it is `/`, the shell of the dashboard,
 //! which has no data in it. A token is stored as a hash, shown once, compared in constant time, and never part of a log
@@ -22,7 +29,7 @@ mod tokens;
 pub use layer::Guard;
 pub use settings::{AuthSettings, Secret};
 pub use throttle::Throttle;
-pub use tokens::{NewToken, TokenError, TokenInfo, Tokens};
+pub use tokens::{Guesses, NewToken, TokenError, TokenInfo, Tokens, UNGUESSABLE_BYTES, is_guessable};
 
 use std::fmt;
 

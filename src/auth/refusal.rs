@@ -45,7 +45,10 @@ impl IntoResponse for Refusal {
             Self::TooManyFailures { wait } => (
                 StatusCode::TOO_MANY_REQUESTS,
                 "too_many_requests",
-                format!("too many wrong tokens came from this address: wait {} seconds", whole_seconds(*wait)),
+                format!(
+                    "this token is not known, and too many wrong ones came from this address: correct it, or wait {} seconds",
+                    whole_seconds(*wait)
+                ),
             ),
             Self::CannotTell { .. } => (
                 StatusCode::SERVICE_UNAVAILABLE,
@@ -79,7 +82,7 @@ impl IntoResponse for Refusal {
     }
 }
 
-/// Rounded up: after that time the client is let in.
+/// Rounded up: after that time a wrong token is a 401 again.
 fn whole_seconds(wait: Duration) -> u64 {
     wait.as_millis().div_ceil(1000).try_into().unwrap_or(u64::MAX)
 }

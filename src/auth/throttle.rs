@@ -1,7 +1,7 @@
 //! How many wrong tokens a client may send: a bucket for each address, from which every failure takes one.
 //!
 //! ```text
-//! full: BURST failures left ──failure──> … ──failure──> empty: refused until one has come back
+//! full: BURST failures left ──failure──> … ──failure──> empty: no more guesses until one has come back
 //!                           <──one every REFILL───────
 //! ```
 //!
@@ -48,7 +48,7 @@ pub struct Throttle {
 }
 
 impl Throttle {
-    /// Whether this client may present a token now.
+    /// Whether this client may guess now.
     ///
     /// # Errors
     /// How long it has to wait until it may.

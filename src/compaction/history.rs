@@ -28,6 +28,19 @@ pub struct HistoryFilter {
     pub database: Option<String>,
 }
 
+/// Which reports, and how many of them at most. The default is the newest ten of all.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HistoryQuery {
+    pub filter: HistoryFilter,
+    pub limit: usize,
+}
+
+impl Default for HistoryQuery {
+    fn default() -> Self {
+        Self { filter: HistoryFilter::default(), limit: 10 }
+    }
+}
+
 /// Sums over all jobs that ever ended.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Counters {
@@ -66,6 +79,10 @@ impl History {
     #[must_use]
     pub fn new(state: StateDb, limit: usize) -> Self {
         Self { state, limit }
+    }
+
+    pub(super) fn state(&self) -> &StateDb {
+        &self.state
     }
 
     /// Keeps the report of a job that has ended, and counts it.

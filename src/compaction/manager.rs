@@ -18,14 +18,14 @@ use super::backlog::{Backlog, BacklogKeeper, Seen};
 use super::cycle::{Cycle, is_done};
 use super::error::JobError;
 use super::events::{Event, EventSink, RecoveryOutcome, Step};
-use super::history::{History, Totals};
+use super::history::{History, HistoryQuery, Totals};
 use super::job::{self, Assignment, Attempt, AttemptId, AttemptReport, JobEnv, LOG};
 use super::ledger::{Ledger, Waits};
 use super::live::{CancelOutcome, LiveJob, LiveJobs};
 use super::permits::Permits;
 use super::policy;
 use super::queue::{Queue, Queued};
-use super::report::{CycleReport, JobStatus};
+use super::report::{CycleReport, JobReport, JobStatus};
 use super::scan::{self, Candidate, Finding, Scope, Work};
 use super::settings::{CompactionSettings, LockBackend};
 use super::sweep::{Extent, Sweeps};
@@ -244,10 +244,24 @@ impl CompactionManager {
         self.history.totals().await
     }
 
-    /// The durable past.
+    /// The newest jobs that ended and match, newest first.
+    ///
+    /// # Errors
+    /// When the state database cannot be read.
+    pub async fn history(&self, query: HistoryQuery) -> Result<Vec<JobReport>, StateError> {
+        self.history.recent(query.filter, query.limit).await
+    }
+
+    /// The durable past, for what else there is to know of it.
     #[must_use]
-    pub fn history(&self) -> &History {
+    pub fn past(&self) -> &History {
         &self.history
+    }
+
+    /// Where history, quarantine and the switches of the service are kept.
+    #[must_use]
+    pub fn state(&self) -> &StateDb {
+        self.history.state()
     }
 
     #[must_use]

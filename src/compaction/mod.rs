@@ -88,7 +88,7 @@ pub mod verify;
 
 pub use backlog::Backlog;
 pub use error::{Disposition, JobError};
-pub use history::History;
+pub use history::{History, HistoryQuery};
 pub use job::{Attempt, AttemptReport};
 pub use live::{CancelOutcome, LiveJob};
 pub use manager::{CompactionManager, Components, CycleError, RunningCycle};

@@ -22,7 +22,7 @@ use chrono::{DateTime, NaiveDateTime, SubsecRound, TimeDelta, Utc};
 use rusqlite::{Connection, OptionalExtension, Row, TransactionBehavior, params};
 
 use super::{Acquired, Lease, LockError, LockManager, WorkerId};
-use crate::clock::Clock;
+use crate::clock::{Clock, SystemClock};
 use crate::partition::PartitionId;
 use crate::state::{Failure, StateDb};
 
@@ -56,12 +56,12 @@ impl CompactionLock {
         Self { state, clock, worker_id }
     }
 
-    /// Opens or creates the file, and its folder. Blocks while it does.
+    /// Opens or creates the file, and its folder; by the clock of the system. Blocks while it does.
     ///
     /// # Errors
     /// [`StateError::Unusable`](crate::state::StateError::Unusable) when someone must act: not an SQLite file, no permission, read-only, a newer version.
-    pub fn open(db_path: &Path, clock: Arc<dyn Clock>) -> Result<Self, LockError> {
-        Ok(Self::new(StateDb::open(db_path)?, clock))
+    pub fn open(db_path: &Path) -> Result<Self, LockError> {
+        Ok(Self::new(StateDb::open(db_path)?, Arc::new(SystemClock)))
     }
 
     /// Now, in the resolution that leases have.

@@ -117,7 +117,7 @@ pub(super) fn build_server(config: &Config, stopping: CancellationToken) -> Resu
     let (sender, _) = broadcast::channel(MAX_WAITING_EVENTS);
     let manager = manager_over(config, storage.clone(), state.clone(), events(&metrics, sender.clone()))?;
     let manager = Arc::new(manager);
-    let scheduler = Arc::new(CompactionScheduler::new(Arc::clone(&manager), state.clone(), config.scheduler()));
+    let scheduler = Arc::new(CompactionScheduler::with_settings(Arc::clone(&manager), config.scheduler()));
     let quarantine = Quarantine::new(state.clone());
     let (clock, work) = (Arc::new(SystemClock), look_at(&manager, &scheduler));
     let readiness = Readiness::new(ReadinessParts {

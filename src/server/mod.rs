@@ -44,7 +44,7 @@ use tracing::warn;
 use self::build::{Parts, build_server};
 use self::limits::Limits;
 use self::shell::Shell;
-use crate::auth::{Guard, Tokens};
+use crate::auth::{Guard, Tokens, UNGUESSABLE_BYTES, is_guessable};
 use crate::compaction::CompactionManager;
 use crate::config::Config;
 use crate::metrics::Metrics;
@@ -112,6 +112,10 @@ impl Server {
             warn!(target: "api", host = config.server.host,
                 "Authentication is off (auth.enabled = false) and the server can be reached from elsewhere ({}): whoever reaches it may do everything",
                 config.server.host);
+        }
+        if config.auth.enabled && config.auth.default_token.as_ref().is_some_and(is_guessable) {
+            warn!(target: "api",
+                "auth.default_token is short enough to be guessed: give it {UNGUESSABLE_BYTES} characters or more; until then wrong tokens keep it out, too, for a while");
         }
         Ok(Self {
             manager,
@@ -215,7 +219,7 @@ impl Server {
     /// # Errors
     /// When the state database cannot be read: it says whether compaction is paused.
     pub async fn start(&self) -> Result<(), StateError> {
-        if let Some(at) = self.manager.history().totals().await?.last_success_at {
+        if let Some(at) = self.manager.past().totals().await?.last_success_at {
             #[allow(clippy::cast_precision_loss, reason = "seconds since 1970 fit")]
             self.metrics.last_success(at.timestamp() as f64);
         }

@@ -438,3 +438,8 @@ async fn what_does_not_end_in_time_is_cut() {
     assert_eq!(rest, b"");
     assert_eq!(site.shell.in_flight(), 0);
 }
+
+#[test]
+fn who_waits_for_a_look_through_storage_hears_of_it_before_the_request_is_given_up() {
+    assert!(crate::api::SCAN_PATIENCE + SHORT < Limits::default().request);
+}

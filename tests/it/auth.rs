@@ -2,7 +2,7 @@
 
 use std::io::{Read, Write};
 
-use crate::support::served::{Reply, TOKEN};
+use crate::support::served::{Reply, Served, TOKEN};
 use crate::support::{Arc, Run};
 
 const STATUS: &str = "/api/compaction/status";
@@ -142,20 +142,57 @@ fn a_stream_ends_when_its_token_is_revoked_and_others_go_on() {
     }
 }
 
-#[test]
-fn after_some_wrong_tokens_an_address_has_to_wait_whatever_it_sends() {
-    let arc = Arc::new();
-    let mut server = arc.serve();
-    for _ in 0..arc::auth::throttle::BURST {
-        assert_refused(&server.with_token("arc_guessed", "GET", STATUS, ""), 401, "unauthorized");
+/// Sends wrong tokens of every kind until they are no longer looked at.
+fn guess_too_often(server: &Served) {
+    let like_ours = format!("arc_{}", "0".repeat(64));
+    for number in 0..arc::auth::throttle::BURST {
+        let guess = if number % 2 == 0 { "arc_guessed" } else { &like_ours };
+        assert_refused(&server.with_token(guess, "GET", STATUS, ""), 401, "unauthorized");
     }
-    let reply = server.get(STATUS);
-    assert_refused(&reply, 429, "too_many_requests");
-    let wait: u64 = reply.header("retry-after").unwrap().parse().unwrap();
-    assert!((1..=arc::auth::throttle::REFILL.as_secs()).contains(&wait), "{wait}");
+    for guess in ["arc_guessed", &like_ours] {
+        let reply = server.with_token(guess, "GET", STATUS, "");
+        assert_refused(&reply, 429, "too_many_requests");
+        let wait: u64 = reply.header("retry-after").unwrap().parse().unwrap();
+        assert!((1..=arc::auth::throttle::REFILL.as_secs()).contains(&wait), "{wait}");
+    }
+}
+
+#[test]
+fn wrong_tokens_make_an_address_wait_and_never_keep_out_a_right_one() {
+    let arc = Arc::new();
+    let server = arc.serve();
+    let (read, admin) = (create(&arc, "grafana", "read"), create(&arc, "deploy", "admin"));
+    guess_too_often(&server);
+    for (token, paused) in [(TOKEN, 200), (&read, 403), (&admin, 200)] {
+        assert_eq!(server.with_token(token, "GET", STATUS, "").status, 200);
+        let bearer = format!("Bearer {token}");
+        assert_eq!(server.send("GET", STATUS, &[("authorization", &bearer)], "").status, 200);
+        assert_eq!(server.with_token(token, "POST", PAUSE, "").status, paused);
+    }
+    assert_refused(&server.with_token("arc_guessed", "GET", STATUS, ""), 429, "too_many_requests");
+    assert_eq!(Run::of(&mut arc.command(&["token", "revoke", "grafana"])).code, 0);
+    assert_refused(&server.with_token(&read, "GET", STATUS, ""), 429, "too_many_requests");
+    assert_refused(&server.send("GET", STATUS, &[], ""), 401, "unauthorized");
     assert_eq!(server.send("GET", "/health", &[], "").status, 200, "what needs no token is not affected");
-    let line = server.wait_for("A request with a wrong token was refused");
-    assert!(!line.contains("arc_guessed"), "{line}");
+    server.signal("TERM");
+    let (_, said) = server.end();
+    let refused: Vec<_> =
+        said.iter().filter(|line| line.contains("A request with a wrong token was refused")).collect();
+    assert_eq!(refused.len(), arc::auth::throttle::BURST as usize, "those who go on fill no log: {said:#?}");
+    assert!(!said.iter().any(|line| line.contains("arc_guessed") || line.contains("short enough to be guessed")));
+}
+
+#[test]
+fn a_configured_token_that_is_short_can_be_guessed_ten_times_and_the_log_says_so() {
+    let arc = Arc::new();
+    let mut server = arc.serve_with(&[("DEFAULT_API_TOKEN", "sesame")]);
+    let line = server.wait_for("auth.default_token is short enough to be guessed");
+    assert!(line.contains("\"WARN\"") && !line.contains("sesame"), "{line}");
+    let strong = create(&arc, "deploy", "admin");
+    assert_eq!(server.with_token("sesame", "GET", STATUS, "").status, 200);
+    guess_too_often(&server);
+    assert_refused(&server.with_token("sesame", "GET", STATUS, ""), 429, "too_many_requests");
+    assert_eq!(server.with_token(&strong, "GET", STATUS, "").status, 200);
 }
 
 #[test]

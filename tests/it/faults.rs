@@ -218,7 +218,7 @@ fn a_live_jobs_attempt_is_left_alone() {
     let folder = arc.folder(PARTITION);
     fs::copy(folder.join("cpu_0000.parquet"), folder.join("cpu_20251008_14_g1_0123456789ab_compacted.parquet"))
         .unwrap();
-    let locks = CompactionLock::open(&arc.dir().join("arc.db"), Shared::new(arc::clock::SystemClock)).unwrap();
+    let locks = CompactionLock::open(&arc.dir().join("arc.db")).unwrap();
     let hour = std::time::Duration::from_hours(1);
     let held = block_on(locks.acquire_lock(&PARTITION.parse().unwrap(), hour)).unwrap();
     assert!(matches!(held, Acquired::Yes(_)));

@@ -2,7 +2,6 @@
 
 use std::fs;
 
-use arc::clock::SystemClock;
 use arc::lock::{Acquired, CompactionLock, LockManager};
 use serde_json::Value;
 
@@ -133,7 +132,7 @@ fn an_idle_cycle_has_two_lines() {
 fn a_partition_that_another_worker_holds_is_reported_with_holder_and_end() {
     let arc = Arc::new();
     arc.write_telemetry(PARTITION, 2, 10);
-    let locks = CompactionLock::open(&arc.dir().join("arc.db"), std::sync::Arc::new(SystemClock)).unwrap();
+    let locks = CompactionLock::open(&arc.dir().join("arc.db")).unwrap();
     let partition = PARTITION.parse().unwrap();
     let acquired = block_on(locks.acquire_lock(&partition, std::time::Duration::from_hours(1))).unwrap();
     let Acquired::Yes(lease) = acquired else { panic!("nobody else is there") };

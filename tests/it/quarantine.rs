@@ -372,7 +372,7 @@ fn locks_are_listed_with_their_holder() {
     let arc = Arc::new();
     let run = Run::of(&mut arc.command(&["locks"]));
     assert_eq!((run.code, run.stdout.as_str()), (0, "no partition is locked\n"));
-    let locks = CompactionLock::open(&arc.dir().join("arc.db"), Shared::new(SystemClock)).unwrap();
+    let locks = CompactionLock::open(&arc.dir().join("arc.db")).unwrap();
     let hour = std::time::Duration::from_hours(1);
     block_on(locks.acquire_lock(&PARTITION.parse().unwrap(), hour)).unwrap();
     let run = Run::of(&mut arc.command(&["locks", "--json"])).json();
@@ -406,7 +406,7 @@ fn jobs_shows_the_past_and_what_is_running() {
         assert!(table.contains(part), "{part}: {table}");
     }
     assert!(!table.contains(PARTITION), "{table}");
-    let locks = CompactionLock::open(&arc.dir().join("arc.db"), Shared::new(SystemClock)).unwrap();
+    let locks = CompactionLock::open(&arc.dir().join("arc.db")).unwrap();
     block_on(locks.acquire_lock(&PARTITION.parse().unwrap(), std::time::Duration::from_hours(1))).unwrap();
     let running = jobs(&["--json", "--status", "running"]).json();
     assert_eq!((&running["active_jobs"], &running["recent_jobs"]), (&1.into(), &Value::Array(vec![])));

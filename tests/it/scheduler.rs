@@ -76,7 +76,7 @@ impl Server {
             seed,
         };
         let manager = Shared::new(CompactionManager::new(components, settings));
-        let scheduler = CompactionScheduler::new(Shared::clone(&manager), state.clone(), when);
+        let scheduler = CompactionScheduler::with_settings(Shared::clone(&manager), when);
         Self {
             arc: Shared::clone(arc),
             state: state.clone(),

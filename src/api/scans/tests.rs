@@ -129,7 +129,7 @@ async fn without_a_crowd_every_client_gets_a_look_that_began_after_it_asked() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn in_a_crowd_an_answer_may_be_two_seconds_old_nobody_waits_and_looks_take_a_twelfth_of_the_time() {
+async fn in_a_crowd_an_answer_may_be_two_seconds_old_nobody_waits_and_looks_take_an_eleventh_of_the_time() {
     let (scans, storage) = (scans(), Storage::default());
     let begun = crowd(&scans, &storage).await;
     let (mut last, mut last_change) = (0, Instant::now());

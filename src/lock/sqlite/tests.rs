@@ -28,7 +28,7 @@ impl Fixture {
     }
 
     fn open(&self) -> CompactionLock {
-        CompactionLock::open(&self.path(), self.clock.clone()).unwrap()
+        CompactionLock::new(StateDb::open(&self.path()).unwrap(), self.clock.clone())
     }
 
     /// Another program that looks into the file.
@@ -201,7 +201,7 @@ fn a_file_that_is_not_sqlite_is_refused_with_the_remedy_and_left_alone() {
     std::fs::create_dir_all(f.path().parent().unwrap()).unwrap();
     let content = "this is not a database, whatever its name says".repeat(100);
     std::fs::write(f.path(), &content).unwrap();
-    let error = CompactionLock::open(&f.path(), f.clock.clone()).unwrap_err();
+    let error = CompactionLock::open(&f.path()).unwrap_err();
     assert!(matches!(error, LockError::State(StateError::Unusable { .. })), "{error:?}");
     let message = error.to_string();
     assert!(message.contains(f.path().to_str().unwrap()) && message.contains("move it away"), "{message}");
@@ -214,7 +214,7 @@ fn a_folder_or_an_impossible_path_is_refused_with_its_name() {
     let file = f.folder.path().join("file");
     std::fs::write(&file, "").unwrap();
     for path in [f.folder.path().to_owned(), file.join("arc.db")] {
-        let error = CompactionLock::open(&path, f.clock.clone()).unwrap_err();
+        let error = CompactionLock::open(&path).unwrap_err();
         assert!(matches!(error, LockError::State(StateError::Unusable { .. })), "{error:?}");
         assert!(error.to_string().contains(path.to_str().unwrap()), "{error}");
     }

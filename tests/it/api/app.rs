@@ -107,8 +107,7 @@ impl Builder {
             seed: 7,
         };
         let manager = Shared::new(CompactionManager::new(components, settings));
-        let scheduler =
-            Shared::new(CompactionScheduler::new(Shared::clone(&manager), state.clone(), config.scheduler()));
+        let scheduler = Shared::new(CompactionScheduler::with_settings(Shared::clone(&manager), config.scheduler()));
         if self.started {
             scheduler.start().await.unwrap();
         }
