@@ -104,14 +104,13 @@ impl Client {
     }
 
     async fn request(&self, connection: &mut Option<Connection>, path: &str) -> anyhow::Result<()> {
-        let (from, to) = match connection {
-            Some(open) => open,
-            None => {
-                let stream = TcpStream::connect(&self.address).await.context("connect")?;
-                stream.set_nodelay(true)?;
-                let (from, to) = stream.into_split();
-                connection.insert((BufReader::new(from), to))
-            }
+        let (from, to) = if let Some(open) = connection {
+            open
+        } else {
+            let stream = TcpStream::connect(&self.address).await.context("connect")?;
+            stream.set_nodelay(true)?;
+            let (from, to) = stream.into_split();
+            connection.insert((BufReader::new(from), to))
         };
         let request = format!("GET {path} HTTP/1.1\r\nhost: arc\r\nx-api-key: {}\r\n\r\n", self.token);
         to.write_all(request.as_bytes()).await?;

@@ -34,7 +34,7 @@ use serde::Serialize;
 
 use self::load::{Load, Timed};
 use self::scenario::{HOUR_PATH, Partition, Shape};
-use self::served::{Ended, Served};
+use self::served::{Ended, Served, TOKEN};
 
 /// What is asked for, in turn. The partition is the first one.
 const ENDPOINTS: [&str; 14] = [
@@ -212,7 +212,7 @@ fn cycle(
             Vec::new()
         }
         Some(load) => {
-            let running = load.start(&served.address, served.token())?;
+            let running = load.start(&served.address, TOKEN)?;
             served.trigger()?;
             served.wait_for_the_cycle()?;
             running.stop()?

@@ -10,7 +10,8 @@ use std::time::Instant;
 use anyhow::{Context, ensure};
 use serde_json::Value;
 
-const TOKEN: &str = "arc_token_of_the_benchmark_of_the_api";
+/// The token that every server here knows.
+pub const TOKEN: &str = "arc_token_of_the_benchmark_of_the_api";
 /// The line with which a cycle ends, as it is documented.
 const END_OF_CYCLE: &str = "Compaction cycle completed in";
 /// Clock ticks per second in `/proc/PID/stat`: fixed on Linux.
@@ -58,10 +59,6 @@ impl Served {
         let address = started["address"].as_str().context("the server says where it is")?.to_owned();
         let stdout = Some(thread::spawn(move || drop(stdout.read_to_end(&mut Vec::new()))));
         Ok(Self { child, address, log, stdout, triggered: Instant::now(), cycle_seconds: 0.0 })
-    }
-
-    pub fn token(&self) -> &'static str {
-        TOKEN
     }
 
     /// Starts a cycle over everything.
