@@ -199,7 +199,10 @@ impl Attempt<'_> {
         };
         lanes.run(self.session, &open).map_err(|error| match error {
             LaneError::Damaged { group, detail } => {
-                let found = contradictions(self.request, &self.groups[group]);
+                let found = match contradictions(self.request, &self.groups[group], self.cancel) {
+                    Ok(found) => found,
+                    Err(error) => return error.into(),
+                };
                 if found.is_empty() { MergeError::Engine(detail).into() } else { Setback::Damaged(found) }
             }
             LaneError::Failed(error) => error.into(),
@@ -352,17 +355,24 @@ impl Attempt<'_> {
 
 /// The files of a group whose pages contradict themselves, with the reason; DuckDB may read them all the same. None where the
 /// columns do not suit that look.
-pub(super) fn contradictions(request: &MergeRequest, group: &SchemaGroup) -> Vec<(usize, String)> {
+///
+/// # Errors
+/// When cancelled.
+pub(super) fn contradictions(
+    request: &MergeRequest,
+    group: &SchemaGroup,
+    cancel: &CancellationToken,
+) -> Result<Vec<(usize, String)>, MergeError> {
     if !columnar::suits(group) {
-        return Vec::new();
+        return Ok(Vec::new());
     }
     let look = |member: Member<'_>| {
         let input = &request.inputs[member.file.input];
         let (path, projection) = (input.path.clone(), &member.class.projection[..]);
-        let why = columnar::damage(SourceFile { path, size_bytes: input.size_bytes, projection })?;
-        Some((member.file.input, why))
+        let why = columnar::damage(SourceFile { path, size_bytes: input.size_bytes, projection }, cancel)?;
+        Ok(why.map(|why| (member.file.input, why)))
     };
-    members(group).filter_map(look).collect()
+    members(group).filter_map(|member| look(member).transpose()).collect()
 }
 
 /// Whether a file may be the cause. A scan keeps no rows, so one that runs out of memory over a single file met a page that
@@ -402,7 +412,7 @@ pub(super) fn members(group: &SchemaGroup) -> impl Iterator<Item = Member<'_>> {
 }
 
 pub(super) fn span(file: &ClassFile) -> FileSpan {
-    FileSpan { rows: file.rows, range: file.time.min.zip(file.time.max), nulls: file.time.nulls }
+    FileSpan { rows: file.rows, range: file.time.min.zip(file.time.max), nulls: file.time.nulls, touched: file.touched }
 }
 
 /// Bytes of input that so many rows of a group stand for.

@@ -8,7 +8,6 @@
 //! are meant to be wrong by some tens of percent; DuckDB spills what does not fit, and a slice that still fails is cut.
 
 use super::column_type::ColumnType;
-use super::columnar;
 use super::schema::{GroupColumn, SchemaGroup};
 use super::slices::SliceAim;
 use super::{MergeLimits, MergeOptions};
@@ -24,13 +23,6 @@ const SORT_FACTOR: u64 = 3;
 
 /// Decoded bytes of a slice beyond which larger slices are no faster.
 const GOOD_SLICE_BYTES: u64 = 128 << 20;
-
-/// Rows of a slice that is merged column by column, beyond which larger ones are no faster: a few row groups, of which only
-/// the last is not full.
-const GOOD_COLUMNAR_ROWS: u64 = 8 * 122_880;
-
-/// Of a row that is merged column by column: its time and number, and half of these again while they are sorted.
-const ORDER_BYTES: u64 = 24;
 
 /// Row groups in a slice below which dictionaries are rebuilt too often.
 const MIN_ROW_GROUPS: u64 = 2;
@@ -87,19 +79,6 @@ impl Budget {
             at_least,
         }
     }
-
-    /// How large slices should be that are merged column by column: never more than one column is decoded, and the encoded
-    /// ones are about as large as the inputs.
-    pub(super) fn columnar_aim(&self, group: &SchemaGroup, options: &MergeOptions) -> SliceAim {
-        let widest = group.columns.iter().map(column_bytes).max().unwrap_or_default();
-        let rows: u64 = group.files().map(|f| f.rows).sum();
-        let encoded: u64 = group.files().map(|f| f.size_bytes).sum();
-        let per_row = ORDER_BYTES + widest + encoded / rows.max(1);
-        // Files that are read whole do not depend on the rows of a slice.
-        let for_rows = self.duckdb_bytes.saturating_sub(columnar::WHOLE_FILES_BYTES).max(self.duckdb_bytes / 4);
-        let max_rows = (for_rows / per_row).max(1);
-        SliceAim { max_rows, good_rows: GOOD_COLUMNAR_ROWS.min(max_rows), ..self.aim(group, options) }
-    }
 }
 
 /// Outputs of about the target size that the inputs would fill if they were not compressed any better.
@@ -109,7 +88,7 @@ pub(super) fn expected_outputs(group: &SchemaGroup, options: &MergeOptions) -> u
     usize::try_from((bytes.saturating_add(target / 2) / target).max(1)).unwrap_or(usize::MAX)
 }
 
-fn row_group_rows(options: &MergeOptions) -> u64 {
+pub(super) fn row_group_rows(options: &MergeOptions) -> u64 {
     options.row_group_size.get() as u64
 }
 
@@ -121,7 +100,8 @@ pub(super) fn row_bytes(group: &SchemaGroup) -> u64 {
     fixed.max(stated / rows.max(1) + KEY_BYTES)
 }
 
-fn column_bytes(column: &GroupColumn) -> u64 {
+/// Bytes of a decoded value.
+pub(super) fn column_bytes(column: &GroupColumn) -> u64 {
     match column.ty {
         ColumnType::Boolean => 1,
         ColumnType::Null | ColumnType::Float | ColumnType::Date => 4,

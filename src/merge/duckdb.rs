@@ -74,7 +74,11 @@ fn merge(
     loop {
         let (groups, set_aside) = survey_sound(request, &damaged, progress, cancel)?;
         if !std::mem::replace(&mut examined, true) {
-            let found: Vec<_> = groups.iter().flat_map(|group| contradictions(request, group)).collect();
+            let found: Vec<_> = groups
+                .iter()
+                .map(|group| contradictions(request, group, cancel))
+                .collect::<Result<Vec<_>, _>>()?
+                .concat();
             if !found.is_empty() {
                 damaged.extend(found);
                 continue;

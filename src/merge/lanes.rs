@@ -124,6 +124,8 @@ impl Drop for StopOnPanic<'_> {
 struct Task {
     group: usize,
     slice: Slice,
+    /// Whether it is merged column by column, if what is in its files suits that.
+    by_column: bool,
     /// Compared item by item: the slice's place among those of all groups, then the place of each cut.
     position: Vec<usize>,
 }
@@ -140,8 +142,6 @@ struct Shared {
     files: AtomicUsize,
     /// Groups whose files look sorted inside.
     ordered: BTreeSet<usize>,
-    /// By group, whether its slices are merged column by column, if what is in their files suits that.
-    columnar: Vec<bool>,
     done: Mutex<Done>,
 }
 
@@ -176,7 +176,6 @@ impl Lanes<'_> {
             too_large: Mutex::default(),
             files: AtomicUsize::new(0),
             ordered: self.look_for_order(),
-            columnar: (0..self.groups.len()).map(|i| self.suits_columnar(i)).collect(),
         };
         tracing::debug!(target: "storage.compaction", job_id = self.request.job_id, slices = lock(&shared.todo).len(),
             lanes = at_once, memory_bytes = self.request.limits.memory_bytes, "Merging slices");
@@ -216,16 +215,17 @@ impl Lanes<'_> {
     fn plan(&self, lines: &[TimeLine<'_>], lane: &Budget) -> VecDeque<Task> {
         let mut todo = VecDeque::new();
         for (i, group) in self.groups.iter().enumerate() {
-            let slices = if self.one_statement(i) {
-                vec![lines[i].whole()]
-            } else {
-                let options = &self.request.options;
-                let by_column = self.suits_columnar(i);
-                lines[i].plan(&if by_column { lane.columnar_aim(group, options) } else { aim(lane, group, options) })
+            let options = &self.request.options;
+            let columnar = self.suits_columnar(i).then(|| columnar::plan(group, &lines[i], lane, options)).flatten();
+            let by_column = columnar.is_some();
+            let slices = match columnar {
+                Some(slices) => slices,
+                None if self.one_statement(i) => vec![lines[i].whole()],
+                None => lines[i].plan(&aim(lane, group, options)),
             };
             for slice in slices {
                 let position = vec![todo.len()];
-                todo.push_back(Task { group: i, slice, position });
+                todo.push_back(Task { group: i, slice, by_column, position });
             }
         }
         todo
@@ -273,26 +273,32 @@ impl Lanes<'_> {
     ) -> Result<Option<Vec<Task>>, LaneError> {
         let group = &self.groups[task.group];
         let path = self.work.slice(shared.files.fetch_add(1, Ordering::Relaxed));
-        let result =
-            match (self.by_column(lane, &task, &path, shared)?, self.in_order(&task, &spans[task.group], shared)) {
-                (Some(rows), _) => Ok(rows),
-                (None, Some(files)) => {
-                    match self.copy(engine.session()?, group, &files, &task.slice, Order::AsRead, &path) {
-                        Ok(rows) if rows == 0 || column_ascends(Path::new(&path), &sql::slice_column(group.time))? => {
-                            Ok(rows)
-                        }
-                        Ok(_) => {
-                            tracing::debug!(job_id = %self.request.job_id, "files are not sorted inside; sorting");
-                            remove_slice(path.as_ref())?;
-                            self.copy(engine.session()?, group, &task.slice.files, &task.slice, Order::Sorted, &path)
-                        }
-                        error => error,
+        let by_column = self.by_column(lane, &task, &path)?;
+        if task.by_column && by_column.is_none() {
+            // It was cut for less memory than DuckDB takes to sort it.
+            let most = aim(&self.budget.lane(self.budget.threads), group, &self.request.options).max_rows;
+            if let Some(parts) = (task.slice.rows > most).then(|| lines[task.group].divide(&task.slice, most)).flatten()
+            {
+                return Ok(Some(shared.cut(&task, parts)));
+            }
+        }
+        let result = match (by_column, self.in_order(&task, &spans[task.group], shared)) {
+            (Some(rows), _) => Ok(rows),
+            (None, Some(files)) => {
+                match self.copy(engine.session()?, group, &files, &task.slice, Order::AsRead, &path) {
+                    Ok(rows) if rows == 0 || column_ascends(Path::new(&path), &sql::slice_column(group.time))? => {
+                        Ok(rows)
                     }
+                    Ok(_) => {
+                        tracing::debug!(job_id = %self.request.job_id, "files are not sorted inside; sorting");
+                        remove_slice(path.as_ref())?;
+                        self.copy(engine.session()?, group, &task.slice.files, &task.slice, Order::Sorted, &path)
+                    }
+                    error => error,
                 }
-                (None, None) => {
-                    self.copy(engine.session()?, group, &task.slice.files, &task.slice, Order::Sorted, &path)
-                }
-            };
+            }
+            (None, None) => self.copy(engine.session()?, group, &task.slice.files, &task.slice, Order::Sorted, &path),
+        };
         match result {
             // A slice without rows leaves no trace.
             Ok(0) => remove_slice(path.as_ref())?,
@@ -315,13 +321,7 @@ impl Lanes<'_> {
                     return Err(LaneError::Statement { group: task.group, files: task.slice.files, error });
                 };
                 tracing::debug!(rows = task.slice.rows, "slice does not fit into memory; cutting it in two");
-                lock(&shared.done).total += parts.len() as u64 - 1;
-                let cut = parts.into_iter().enumerate().map(|(k, slice)| Task {
-                    group: task.group,
-                    slice,
-                    position: task.position.iter().copied().chain([k]).collect(),
-                });
-                return Ok(Some(cut.collect()));
+                return Ok(Some(shared.cut(&task, parts)));
             }
             Err(error) => return Err(LaneError::Statement { group: task.group, files: task.slice.files, error }),
         }
@@ -336,8 +336,8 @@ impl Lanes<'_> {
     }
 
     /// Merges one slice column by column into the file at `path`. `None`: it is not suited for that.
-    fn by_column(&self, lane: Lane, task: &Task, path: &str, shared: &Shared) -> Result<Option<u64>, LaneError> {
-        if !shared.columnar[task.group] {
+    fn by_column(&self, lane: Lane, task: &Task, path: &str) -> Result<Option<u64>, LaneError> {
+        if !task.by_column {
             return Ok(None);
         }
         let memory = match lane {
@@ -468,6 +468,18 @@ impl Lanes<'_> {
 }
 
 impl Shared {
+    /// The pieces of a slice, to be merged by DuckDB.
+    fn cut(&self, task: &Task, parts: Vec<Slice>) -> Vec<Task> {
+        lock(&self.done).total += parts.len() as u64 - 1;
+        let piece = |(k, slice)| Task {
+            group: task.group,
+            slice,
+            by_column: false,
+            position: task.position.iter().copied().chain([k]).collect(),
+        };
+        parts.into_iter().enumerate().map(piece).collect()
+    }
+
     fn fail(&self, error: LaneError) {
         self.stop.store(true, Ordering::Relaxed);
         lock(&self.failure).get_or_insert(error);

@@ -27,7 +27,7 @@ use parquet::schema::types::{SchemaDescriptor, Type, TypePtr};
 use super::column_type::ColumnType;
 use super::file_schema::{FileColumn, FileSchema, Meaning, Span};
 use super::stats::{ColumnStats, FileColumnStats, StatValue};
-use super::survey::Surveyed;
+use super::survey::{RowGroups, Surveyed};
 use super::{MergeInput, MergeOptions, SetAside, SetAsideReason, TimeBound};
 
 /// Files that can be merged together without loss.
@@ -111,6 +111,9 @@ pub(super) struct ClassFile {
     pub(super) rows: u64,
     pub(super) size_bytes: u64,
     pub(super) uncompressed_bytes: u64,
+    pub(super) row_groups: RowGroups,
+    /// Rows of the row groups in which one instant may be, on average over the file's range.
+    pub(super) touched: u64,
     /// Of the time column, in the group's unit.
     pub(super) time: ColumnStats<i64>,
     /// One per group column, after widening.
@@ -406,6 +409,8 @@ fn file_class(class: &Class, columns: &[GroupColumn], time: usize) -> FileClass 
                 rows: file.rows,
                 size_bytes: file.size_bytes,
                 uncompressed_bytes: file.uncompressed_bytes,
+                row_groups: file.row_groups,
+                touched: sources[time].map_or(file.rows, |(i, _)| file.touched[i]),
                 time: stats[time].as_i64(),
                 columns: stats,
             }

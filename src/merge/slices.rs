@@ -21,9 +21,6 @@ const MAX_SLICES: usize = 4096;
 /// How often a row may be decoded on average before more slices cost more than their smaller memory is worth.
 const MAX_DECODES: f64 = 1.8;
 
-/// Rows that are decoded at least when a file is touched at all: readers skip whole row groups, of usually this size.
-const DECODE_UNIT_ROWS: u64 = 122_880;
-
 /// A cut moves to the start of a file when that changes the size of a slice by less than this fraction.
 const SNAP: f64 = 0.1;
 
@@ -39,6 +36,8 @@ pub(super) struct FileSpan {
     pub(super) range: Option<(i64, i64)>,
     /// Rows with a null time, when the footer states it.
     pub(super) nulls: Option<u64>,
+    /// Rows that are decoded for one instant of the file, on average: readers skip only whole row groups.
+    pub(super) touched: u64,
 }
 
 impl FileSpan {
@@ -191,14 +190,46 @@ impl<'a> TimeLine<'a> {
         Some(parts)
     }
 
+    /// Cuts a slice into pieces of about `rows` rows, in order. `None`: it is no larger, or nothing is known by which to cut it.
+    pub(super) fn divide(&self, slice: &Slice, rows: u64) -> Option<Vec<Slice>> {
+        let (from, until) = match slice.range {
+            Range::Everything => (None, None),
+            Range::Between { from, until } => (from, until),
+            Range::Nulls => return None,
+        };
+        let pieces = slice.rows.div_ceil(rows.max(1)).min(MAX_SLICES as u64);
+        let (first, end) = (self.knots.first()?, self.knots.last()?);
+        let low = from.map_or(first.1, |t| self.rows_before(t));
+        let high = until.map_or(end.1, |t| self.rows_before(t));
+        let mut cuts: Vec<i64> = (1..pieces)
+            .map(|k| self.time_at(low + (high - low) * to_f64(k) / to_f64(pieces)))
+            .filter(|&cut| cut > from.unwrap_or(first.0) && cut < until.unwrap_or(end.0))
+            .filter(|cut| cut.unsigned_abs() <= MAX_CUT.unsigned_abs())
+            .collect();
+        cuts.sort_unstable();
+        cuts.dedup();
+        if cuts.is_empty() {
+            return None;
+        }
+        let mut parts = self.between(from, &cuts, until);
+        if slice.range == Range::Everything && self.files.iter().any(FileSpan::may_have_nulls) {
+            parts.push(self.slice(Range::Nulls));
+        }
+        Some(parts)
+    }
+
+    fn between(&self, from: Option<i64>, cuts: &[i64], until: Option<i64>) -> Vec<Slice> {
+        let bounds: Vec<Option<i64>> =
+            [from].into_iter().chain(cuts.iter().copied().map(Some)).chain([until]).collect();
+        bounds.windows(2).map(|b| self.slice(Range::Between { from: b[0], until: b[1] })).collect()
+    }
+
     fn cut(&self, count: usize) -> Vec<Slice> {
         let cuts = self.cuts(count);
         if cuts.is_empty() {
             return vec![self.whole()];
         }
-        let bounds: Vec<Option<i64>> = [None].into_iter().chain(cuts.into_iter().map(Some)).chain([None]).collect();
-        let mut slices: Vec<Slice> =
-            bounds.windows(2).map(|b| self.slice(Range::Between { from: b[0], until: b[1] })).collect();
+        let mut slices = self.between(None, &cuts, None);
         if self.files.iter().any(FileSpan::may_have_nulls) {
             slices.push(self.slice(Range::Nulls));
         }
@@ -264,12 +295,14 @@ impl<'a> TimeLine<'a> {
     }
 
     /// How often a row is decoded on average.
-    fn decodes(&self, slices: &[Slice]) -> f64 {
-        let decoded: f64 = slices
-            .iter()
-            .flat_map(|s| s.files.iter().map(|&i| (s.range, &self.files[i])))
-            .map(|(range, file)| self.rows_in(file, range).max(to_f64(file.rows.min(DECODE_UNIT_ROWS))))
-            .sum();
+    pub(super) fn decodes(&self, slices: &[Slice]) -> f64 {
+        let decode = |range: Range, file: &FileSpan| {
+            let touched = to_f64(file.touched.min(file.rows));
+            let fraction = self.rows_in(file, range) / to_f64(file.rows.max(1));
+            // What one instant touches, and of the rest what lies in the range.
+            touched + fraction * (to_f64(file.rows) - touched)
+        };
+        let decoded: f64 = slices.iter().flat_map(|s| s.files.iter().map(|&i| decode(s.range, &self.files[i]))).sum();
         decoded / to_f64(self.files.iter().map(|f| f.rows).sum::<u64>().max(1))
     }
 

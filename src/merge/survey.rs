@@ -18,9 +18,10 @@ use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use parquet::file::metadata::{FooterTail, ParquetMetaData, ParquetMetaDataReader};
+use parquet::file::metadata::{FooterTail, ParquetMetaData, ParquetMetaDataReader, RowGroupMetaData};
 use tokio_util::sync::CancellationToken;
 
+use super::column_type::ColumnType;
 use super::file_schema::{FileSchema, SchemaKey, Span};
 use super::footer_guard;
 use super::stats::FileColumnStats;
@@ -37,10 +38,20 @@ pub(super) struct Surveyed {
     /// Size of all row groups before compression.
     pub(super) uncompressed_bytes: u64,
     pub(super) schema: Arc<FileSchema>,
+    pub(super) row_groups: RowGroups,
     /// One per column of `schema`.
     pub(super) columns: Vec<FileColumnStats>,
+    /// One per column of `schema`: rows of the row groups in which one of its values may be, on average over its range.
+    pub(super) touched: Vec<u64>,
     /// One per column of `schema`: where the 32-bit integers in it lie.
     pub(super) spans: Vec<Span>,
+}
+
+/// How a file is divided.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct RowGroups {
+    pub(super) count: u64,
+    pub(super) largest_rows: u64,
 }
 
 /// Reads the footers of `inputs`, `threads` at a time, and calls `done` with the index of each when it has been read.
@@ -222,7 +233,7 @@ fn extract(input: usize, size_bytes: u64, metadata: &ParquetMetaData, schemas: &
     };
     let size = |bytes: i64| u64::try_from(bytes).unwrap_or_default();
     let row_groups = metadata.row_groups();
-    let columns = schema
+    let columns: Vec<FileColumnStats> = schema
         .columns
         .iter()
         .map(|column| match column.leaf {
@@ -230,19 +241,47 @@ fn extract(input: usize, size_bytes: u64, metadata: &ParquetMetaData, schemas: &
             None => FileColumnStats::default(),
         })
         .collect();
+    let rows = size(metadata.file_metadata().num_rows());
+    let touched = schema.columns.iter().zip(&columns).map(|(column, of_file)| match column.leaf {
+        Some(leaf) if row_groups.len() > 1 => touched(row_groups, leaf, &column.ty, of_file).unwrap_or(rows),
+        _ => rows,
+    });
+    let touched = touched.collect();
     let spans = schema.columns.iter().map(|column| Span::of(row_groups, column)).collect();
     if let Some(detail) = &schema.refused {
         return Err(Failure::SetAside(SetAsideReason::Unsupported(detail.clone())));
     }
     Ok(Surveyed {
         input,
-        rows: size(metadata.file_metadata().num_rows()),
+        rows,
         size_bytes,
         uncompressed_bytes: row_groups.iter().map(|rg| size(rg.total_byte_size())).fold(0, u64::saturating_add),
+        row_groups: RowGroups {
+            count: row_groups.len() as u64,
+            largest_rows: row_groups.iter().map(|rg| size(rg.num_rows())).max().unwrap_or_default(),
+        },
         schema,
         columns,
+        touched,
         spans,
     })
+}
+
+/// Rows of the row groups that one value of the file's range lies in, on average. `None`: not known, or not a number.
+fn touched(row_groups: &[RowGroupMetaData], leaf: usize, ty: &ColumnType, of_file: &FileColumnStats) -> Option<u64> {
+    let width = |stats: &FileColumnStats| {
+        let stats = stats.as_i64();
+        Some(u128::from(stats.max?.abs_diff(stats.min?)) + 1)
+    };
+    let whole = width(of_file)?;
+    let touched = row_groups.iter().map(|row_group| {
+        let rows = u128::try_from(row_group.num_rows()).unwrap_or_default();
+        match width(&FileColumnStats::of(std::slice::from_ref(row_group), leaf, ty)) {
+            Some(part) => rows * part.min(whole) / whole,
+            None => rows,
+        }
+    });
+    u64::try_from(touched.sum::<u128>()).ok()
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ use parquet::data_type::{
 use parquet::errors::ParquetError;
 use parquet::schema::types::{ColumnDescPtr, ColumnDescriptor};
 
+use super::room::Room;
 use super::values::{ByteLists, Plain, as_code};
 use super::{Refusal, hybrid};
 
@@ -81,10 +82,11 @@ pub(super) fn decode(
     descriptor: &ColumnDescPtr,
     rows: usize,
     pages: &dyn Fn() -> Result<Box<dyn PageReader>, Refusal>,
+    room: &Room<'_>,
 ) -> Result<Chunk, Refusal> {
-    let chunk = match decode_pages(descriptor, rows, pages()?)? {
+    let chunk = match decode_pages(descriptor, rows, pages()?, room)? {
         Some(chunk) => chunk,
-        None => decode_generally(descriptor, pages()?)?,
+        None => decode_generally(descriptor, pages()?, room)?,
     };
     let values = match &chunk.values {
         ChunkValues::Plain(values) => values,
@@ -122,9 +124,11 @@ fn decode_pages(
     descriptor: &ColumnDescriptor,
     most_rows: usize,
     mut pages: Box<dyn PageReader>,
+    room: &Room<'_>,
 ) -> Result<Option<Chunk>, Refusal> {
     let mut all = Collected { dictionary: None, codes: Vec::new(), plain: None, valid: None, rows: 0 };
     while let Some(page) = pages.get_next_page().map_err(judge)? {
+        room.check_wanted()?;
         // What a page claims is not believed beyond what the row group can hold: a few bytes can claim billions of values.
         if !page.is_dictionary_page() && page.num_values() as usize > most_rows - all.rows {
             return Err(Refusal::Damaged(format!("more values than the {most_rows} rows of the row group")));
@@ -327,31 +331,33 @@ fn plain_values(descriptor: &ColumnDescriptor, data: &[u8], count: usize) -> Res
 }
 
 /// Decodes any encoding, value by value, by the `parquet` crate.
-fn decode_generally(descriptor: &ColumnDescPtr, pages: Box<dyn PageReader>) -> Result<Chunk, Refusal> {
+fn decode_generally(descriptor: &ColumnDescPtr, pages: Box<dyn PageReader>, room: &Room<'_>) -> Result<Chunk, Refusal> {
     let nothing = plain_values(descriptor, &[], 0)?;
     match descriptor.physical_type() {
-        Physical::BOOLEAN => read_all::<BoolType>(descriptor, pages, nothing, |to, v| {
+        Physical::BOOLEAN => read_all::<BoolType>(descriptor, pages, room, nothing, |to, v| {
             if let Plain::Bool(to) = to {
                 to.push(*v);
             }
         }),
-        Physical::INT32 => read_all::<Int32Type>(descriptor, pages, nothing, push_word4),
-        Physical::FLOAT => read_all::<FloatType>(descriptor, pages, nothing, push_word4),
-        Physical::INT64 => read_all::<Int64Type>(descriptor, pages, nothing, push_word8),
-        Physical::DOUBLE => read_all::<DoubleType>(descriptor, pages, nothing, push_word8),
-        Physical::BYTE_ARRAY => read_all::<ByteArrayType>(descriptor, pages, nothing, |to, v| {
+        Physical::INT32 => read_all::<Int32Type>(descriptor, pages, room, nothing, push_word4),
+        Physical::FLOAT => read_all::<FloatType>(descriptor, pages, room, nothing, push_word4),
+        Physical::INT64 => read_all::<Int64Type>(descriptor, pages, room, nothing, push_word8),
+        Physical::DOUBLE => read_all::<DoubleType>(descriptor, pages, room, nothing, push_word8),
+        Physical::BYTE_ARRAY => read_all::<ByteArrayType>(descriptor, pages, room, nothing, |to, v| {
             if let Plain::Bytes(to) = to {
                 to.push(v.data());
             }
         }),
-        Physical::FIXED_LEN_BYTE_ARRAY => read_all::<FixedLenByteArrayType>(descriptor, pages, nothing, |to, v| {
-            // One of another length leaves too few values, which is noticed.
-            if let Plain::Fixed { data, width } = to
-                && v.len() == *width
-            {
-                data.extend_from_slice(v.data());
-            }
-        }),
+        Physical::FIXED_LEN_BYTE_ARRAY => {
+            read_all::<FixedLenByteArrayType>(descriptor, pages, room, nothing, |to, v| {
+                // One of another length leaves too few values, which is noticed.
+                if let Plain::Fixed { data, width } = to
+                    && v.len() == *width
+                {
+                    data.extend_from_slice(v.data());
+                }
+            })
+        }
         Physical::INT96 => Err(Refusal::Unsuited("stored as INT96".to_owned())),
     }
 }
@@ -371,6 +377,7 @@ fn push_word8<T: AsBytes>(to: &mut Plain, value: &T) {
 fn read_all<T: DataType>(
     descriptor: &ColumnDescPtr,
     pages: Box<dyn PageReader>,
+    room: &Room<'_>,
     mut all: Plain,
     push: impl Fn(&mut Plain, &T::T),
 ) -> Result<Chunk, Refusal> {
@@ -379,6 +386,7 @@ fn read_all<T: DataType>(
     let mut valid: Vec<bool> = Vec::new();
     let (mut values, mut levels) = (Vec::with_capacity(BATCH), Vec::with_capacity(BATCH));
     loop {
+        room.check_wanted()?;
         values.clear();
         levels.clear();
         let (records, ..) =
@@ -404,3 +412,6 @@ fn read_all<T: DataType>(
     let valid = valid.contains(&false).then_some(valid);
     Ok(Chunk { values: ChunkValues::Plain(all), valid })
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,11 +1,14 @@
 //! One column of all rows of a slice, in the order in which they are read.
 
+use parquet::basic::Type as Physical;
 use parquet::schema::types::ColumnDescPtr;
 
+use super::Refusal;
 use super::chunk::{Chunk, ChunkValues};
-use super::rows::{Chosen, Rows, SliceFiles};
+use super::files::SliceFiles;
+use super::room::Room;
+use super::rows::{Chosen, Rows};
 use super::values::{Index, Plain, as_code};
-use super::{COPIES, Limits, Refusal};
 
 /// A joined dictionary is given up when it has more values than this and more than one in [`ROWS_PER_VALUE`] rows.
 const SMALL_DICTIONARY: usize = 1 << 14;
@@ -15,6 +18,11 @@ pub(super) const ROWS_PER_VALUE: usize = 5;
 
 /// The code of a missing value.
 pub(super) const NO_VALUE: u32 = u32::MAX;
+
+/// Times that a column may be held while it is read: a dictionary is given up, or found. Text also while it is moved, because
+/// nobody knows how much of it there will be.
+pub(super) const COLUMN_COPIES: u64 = 2;
+const TEXT_COPIES: u64 = 3;
 
 pub(super) enum Column {
     /// No value in any row.
@@ -34,14 +42,17 @@ pub(super) fn read_column(
     rows: &Rows,
     index: usize,
     descriptor: &ColumnDescPtr,
-    limits: &Limits<'_>,
+    room: &Room<'_>,
 ) -> Result<Column, Refusal> {
     let mut growing = Growing::Nothing { rows: 0 };
     for part in &rows.parts {
-        limits.check_wanted()?;
-        growing = match files.open[part.file].decode(part.row_group, index, limits.memory_bytes / COPIES)? {
-            Some(chunk) => {
-                limits.check_fits(growing.bytes_with(&chunk, &part.chosen))?;
+        room.check_wanted()?;
+        growing = match files.open[part.file].decode(part.row_group, index, room)? {
+            Some((chunk, pages_bytes)) => {
+                let copies =
+                    if descriptor.physical_type() == Physical::BYTE_ARRAY { TEXT_COPIES } else { COLUMN_COPIES };
+                let column = growing.bytes_with(&chunk, &part.chosen).saturating_mul(copies);
+                room.check(column.saturating_add(pages_bytes), "for one column")?;
                 growing.add(chunk, &part.chosen, rows.count())?
             }
             None => growing.add_nothing(part.chosen.count()),
@@ -82,7 +93,7 @@ impl Growing {
             ChunkValues::Codes { codes, .. } if matches!(self, Self::Nothing { .. } | Self::Codes { .. }) => {
                 4 * codes.len() as u64
             }
-            ChunkValues::Codes { codes, dictionary } => written_out(codes, dictionary, &mut each(chosen)),
+            ChunkValues::Codes { codes, dictionary } => written_out(codes, dictionary, &mut *chosen.each()),
         };
         let before = match self {
             Self::Nothing { .. } => 0,
@@ -145,11 +156,11 @@ impl Growing {
                         _ => table[theirs[row] as usize],
                     };
                     match chosen {
-                        Chosen::All(_) if chunk.valid.is_none() => {
-                            codes.extend(theirs.iter().map(|&code| table[code as usize]));
+                        Chosen::Span(rows) if chunk.valid.is_none() => {
+                            codes.extend(theirs[rows.clone()].iter().map(|&code| table[code as usize]));
                         }
-                        Chosen::All(rows) => codes.extend((0..*rows).map(code)),
-                        Chosen::Some(rows) => codes.extend(rows.iter().map(|&row| code(row as usize))),
+                        Chosen::Span(rows) => codes.extend(rows.clone().map(code)),
+                        Chosen::Rows(rows) => codes.extend(rows.iter().map(|&row| code(row as usize))),
                     }
                     let this = Self::Codes { codes, dictionary, index };
                     return if this.pays() { Ok(this) } else { this.into_plain(total) };
@@ -159,12 +170,12 @@ impl Growing {
             Self::Plain { mut values, mut valid } => {
                 let before = values.len();
                 match chunk.values {
-                    ChunkValues::Plain(mut theirs) if matches!(chosen, Chosen::All(_)) => values.append(&mut theirs)?,
-                    ChunkValues::Plain(theirs) => values.extend(&theirs, each(chosen))?,
+                    ChunkValues::Plain(mut theirs) if chosen.count() == theirs.len() => values.append(&mut theirs)?,
+                    ChunkValues::Plain(theirs) => values.extend(&theirs, chosen.each())?,
                     ChunkValues::Codes { codes, dictionary } if dictionary.len() > 0 => match &chunk.valid {
-                        None => values.extend(&dictionary, each(chosen).map(|row| codes[row] as usize))?,
+                        None => values.extend(&dictionary, chosen.each().map(|row| codes[row] as usize))?,
                         Some(theirs) => {
-                            for row in each(chosen) {
+                            for row in chosen.each() {
                                 if theirs[row] {
                                     values.extend(&dictionary, std::iter::once(codes[row] as usize))?;
                                 } else {
@@ -174,12 +185,12 @@ impl Growing {
                         }
                     },
                     // A dictionary without values, so every row is missing.
-                    ChunkValues::Codes { .. } => each(chosen).for_each(|_| values.push_nothing()),
+                    ChunkValues::Codes { .. } => chosen.each().for_each(|_| values.push_nothing()),
                 }
                 if chunk.valid.is_some() || valid.is_some() {
                     let all = valid.get_or_insert_with(|| vec![true; before]);
                     match chunk.valid {
-                        Some(theirs) => all.extend(each(chosen).map(|row| theirs[row])),
+                        Some(theirs) => all.extend(chosen.each().map(|row| theirs[row])),
                         None => all.resize(values.len(), true),
                     }
                 }
@@ -248,13 +259,6 @@ fn find_dictionary(values: Plain, valid: Option<Vec<bool>>) -> Column {
         codes.push(code);
     }
     Column::Codes { codes, dictionary }
-}
-
-fn each(chosen: &Chosen) -> Box<dyn Iterator<Item = usize> + '_> {
-    match chosen {
-        Chosen::All(rows) => Box::new(0..*rows),
-        Chosen::Some(rows) => Box::new(rows.iter().map(|&row| row as usize)),
-    }
 }
 
 /// The codes that the values of another dictionary have here; new ones are added.

@@ -36,6 +36,9 @@ const MAX_BOUND_BYTES: usize = 256;
 /// Wrong answers of a bloom filter, as a fraction of those that should be "no".
 const BLOOM_FALSE_POSITIVES: f64 = 0.01;
 
+/// Times that the values of a row group are held while they are written: in order, as the writer wants them, in a page.
+pub(super) const ENCODE_COPIES: u64 = 3;
+
 /// A finished column chunk.
 pub(super) struct EncodedChunk {
     pub(super) bytes: Bytes,

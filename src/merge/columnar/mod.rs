@@ -19,7 +19,11 @@
 mod chunk;
 mod column;
 mod encode;
+mod files;
+mod footers;
 mod hybrid;
+mod plan;
+mod room;
 mod rows;
 mod values;
 
@@ -38,7 +42,10 @@ use tokio_util::sync::CancellationToken;
 
 use self::column::read_column;
 use self::encode::{EncodedChunk, Encoder};
-use self::rows::{Rows, SliceFiles};
+use self::files::{OpenFile, SliceFiles};
+pub(super) use self::plan::plan;
+use self::room::Room;
+use self::rows::Rows;
 use super::schema::{Projection, SchemaGroup, TimeKind};
 use super::slices::Range;
 use super::sql::slice_column;
@@ -47,7 +54,12 @@ use super::work_dir::io_error;
 use super::{MergeError, MergeOptions};
 
 /// Files of a slice are read into memory whole when all of them together are no larger than this; otherwise column by column.
-pub(super) const WHOLE_FILES_BYTES: u64 = 64 << 20;
+const WHOLE_FILES_BYTES: u64 = 64 << 20;
+
+/// Whether files of so many bytes together are read whole.
+fn read_whole(bytes: u64) -> bool {
+    bytes <= WHOLE_FILES_BYTES
+}
 
 /// One file of a slice.
 pub(super) struct SourceFile<'a> {
@@ -64,23 +76,6 @@ pub(super) struct Limits<'a> {
     pub(super) memory_bytes: u64,
     pub(super) cancel: &'a CancellationToken,
 }
-
-impl Limits<'_> {
-    fn check_wanted(&self) -> Result<(), Refusal> {
-        if self.cancel.is_cancelled() { Err(MergeError::Cancelled.into()) } else { Ok(()) }
-    }
-
-    /// Refuses values of so many bytes: beside them there are copies in the order of a row group.
-    fn check_fits(&self, bytes: u64) -> Result<(), Refusal> {
-        if bytes.saturating_mul(COPIES) <= self.memory_bytes {
-            return Ok(());
-        }
-        Err(Refusal::Unsuited(format!("{bytes} bytes of one column in one slice")))
-    }
-}
-
-/// Times that values may be held at one moment: in the pages, in the column, and in a row group.
-const COPIES: u64 = 3;
 
 /// Why a slice was not merged here.
 #[derive(Debug)]
@@ -139,22 +134,28 @@ pub(super) fn merge_slice(
 }
 
 /// What is damaged in a file, as far as decoding every value of its columns tells. `None` also when it cannot be decoded here.
-pub(super) fn damage(file: SourceFile<'_>) -> Option<String> {
+///
+/// # Errors
+/// When cancelled.
+pub(super) fn damage(file: SourceFile<'_>, cancel: &CancellationToken) -> Result<Option<String>, MergeError> {
     let columns = file.projection.len();
+    let limits = Limits { memory_bytes: u64::MAX, cancel };
+    let room = Room::new(&limits);
     let look = || -> Result<(), Refusal> {
-        let files = SliceFiles::open(&[file])?;
+        let files = SliceFiles::open(&[file], 0, &room)?;
         for file in &files.open {
-            for row_group in 0..file.metadata().num_row_groups() {
+            for row_group in 0..file.footer.row_groups() {
                 for column in 0..columns {
-                    file.decode(row_group, column, u64::MAX)?;
+                    file.decode(row_group, column, &room)?;
                 }
             }
         }
         Ok(())
     };
     match catch_unwind(AssertUnwindSafe(look)) {
-        Ok(Err(Refusal::Damaged(why))) => Some(why),
-        _ => None,
+        Ok(Err(Refusal::Damaged(why))) => Ok(Some(why)),
+        Ok(Err(Refusal::Failed(error))) => Err(error),
+        _ => Ok(None),
     }
 }
 
@@ -168,20 +169,23 @@ fn merge(
 ) -> Result<u64, Refusal> {
     let schema = slice_schema(group)?;
     let descriptor = SchemaDescriptor::new(Arc::clone(&schema));
-    let files = SliceFiles::open(files)?;
+    let room = Room::new(limits);
+    let files = SliceFiles::open(files, group.time, &room)?;
     for file in &files.open {
         check_stored_forms(group, file)?;
     }
-    let rows = Rows::find(&files, group.time, range, limits)?;
+    let rows = Rows::find(&files, group.time, range, &room)?;
     let row_groups = rows.split(options.row_group_size.get());
     let mut written: Vec<Vec<EncodedChunk>> = row_groups.iter().map(|_| Vec::new()).collect();
     for index in 0..group.columns.len() {
-        limits.check_wanted()?;
         let column = descriptor.column(index);
-        let values = read_column(&files, &rows, index, &column, limits)?;
+        let values = read_column(&files, &rows, index, &column, &room)?;
         let mut encoder = Encoder::new(column, group.version_2_suits, options)?;
         for (row_group, chunks) in row_groups.iter().zip(&mut written) {
-            chunks.push(encoder.encode(&values, &rows.order(row_group.clone()))?);
+            room.check_wanted()?;
+            let chunk = encoder.encode(&values, &rows.order(row_group.clone()))?;
+            room.take(chunk.bytes.len() as u64, "of encoded columns")?;
+            chunks.push(chunk);
         }
     }
     if rows.count() > 0 {
@@ -214,8 +218,8 @@ fn slice_schema(group: &SchemaGroup) -> Result<TypePtr, Refusal> {
 }
 
 /// Bytes may only be moved below a schema that means the same bytes.
-fn check_stored_forms(group: &SchemaGroup, file: &rows::OpenFile<'_>) -> Result<(), Refusal> {
-    let fields = file.metadata().file_metadata().schema().get_fields();
+fn check_stored_forms(group: &SchemaGroup, file: &OpenFile<'_>) -> Result<(), Refusal> {
+    let fields = file.footer.schema().root_schema().get_fields();
     let mut seen = HashSet::new();
     for (column, projection) in group.columns.iter().zip(file.projection) {
         let Projection::Column(at) = *projection else { continue };

@@ -3,7 +3,7 @@ use proptest::prelude::*;
 use super::*;
 
 fn span(rows: u64, min: i64, max: i64) -> FileSpan {
-    FileSpan { rows, range: Some((min, max)), nulls: Some(0) }
+    FileSpan { rows, range: Some((min, max)), nulls: Some(0), touched: rows }
 }
 
 fn aim(rows: u64) -> SliceAim {
@@ -57,8 +57,34 @@ fn shuffled_files_are_cut_only_as_far_as_memory_demands() {
 }
 
 #[test]
+fn rows_of_large_row_groups_are_decoded_in_every_slice_that_they_reach_into() {
+    let whole = [span(1000, 0, 9999)];
+    let divided = [FileSpan { touched: 100, ..whole[0] }];
+    let tight = SliceAim { max_rows: 100, good_rows: 100, min_rows: 1, at_least: 1 };
+    let decodes = |files: &[FileSpan]| {
+        let line = TimeLine::new(files);
+        let plan = line.plan(&tight);
+        assert_eq!(plan.len(), 10);
+        line.decodes(&plan)
+    };
+    assert!((decodes(&whole) - 10.0).abs() < 0.01, "{}", decodes(&whole));
+    assert!((decodes(&divided) - 1.9).abs() < 0.01, "{}", decodes(&divided));
+}
+
+#[test]
+fn a_slice_is_divided_into_pieces_of_the_asked_size() {
+    let files: Vec<FileSpan> = (0..6).map(|i| span(100, i * 1000, i * 1000 + 999)).collect();
+    let line = TimeLine::new(&files);
+    let slice = line.plan(&aim(300)).remove(1);
+    let parts = line.divide(&slice, 100).unwrap();
+    assert_eq!(draw(&parts), "[3000 4000) [3] 100\n[4000 5000) [4] 100\n[5000 ..) [5] 100");
+    assert_eq!(line.divide(&slice, 300), None);
+    assert_eq!(line.divide(&line.slice(Range::Nulls), 1), None);
+}
+
+#[test]
 fn small_data_is_one_slice_without_a_filter() {
-    let files = [span(10, 0, 9), FileSpan { rows: 3, range: None, nulls: None }];
+    let files = [span(10, 0, 9), FileSpan { rows: 3, range: None, nulls: None, touched: 3 }];
     assert_eq!(draw(&TimeLine::new(&files).plan(&aim(1000))), "everything [0, 1] 13");
 }
 
@@ -66,8 +92,8 @@ fn small_data_is_one_slice_without_a_filter() {
 fn nulls_form_the_last_slice_and_read_only_files_that_may_have_them() {
     let files = [
         span(100, 0, 99),
-        FileSpan { rows: 100, range: Some((100, 199)), nulls: None },
-        FileSpan { rows: 5, range: None, nulls: Some(5) },
+        FileSpan { rows: 100, range: Some((100, 199)), nulls: None, touched: 100 },
+        FileSpan { rows: 5, range: None, nulls: Some(5), touched: 5 },
     ];
     let plan = TimeLine::new(&files).plan(&aim(110));
     assert_eq!(draw(&plan), "[.. 100) [0] 100\n[100 ..) [1] 100\nnulls [1, 2] 5");
@@ -75,7 +101,8 @@ fn nulls_form_the_last_slice_and_read_only_files_that_may_have_them() {
 
 #[test]
 fn a_file_without_statistics_is_in_every_slice() {
-    let files = [span(100, 0, 99), span(100, 100, 199), FileSpan { rows: 100, range: None, nulls: Some(0) }];
+    let files =
+        [span(100, 0, 99), span(100, 100, 199), FileSpan { rows: 100, range: None, nulls: Some(0), touched: 100 }];
     let plan = TimeLine::new(&files).plan(&aim(150));
     assert_eq!(draw(&plan), "[.. 100) [0, 2] 150\n[100 ..) [1, 2] 150");
 }
@@ -115,6 +142,7 @@ prop_compose! {
             rows,
             range: (known > 0).then_some((a, a + w)),
             nulls: match nulls { 0 => None, 1 => Some(rows / 3), 2 if known == 0 => Some(rows), _ => Some(0) },
+            touched: rows / 2,
         }
     }
 }
@@ -131,7 +159,9 @@ proptest! {
         let mut plan = line.plan(&SliceAim { max_rows, good_rows: max_rows / 2, min_rows: 500, at_least });
         for at in splits {
             let at = at % plan.len();
-            if let Some(parts) = line.split(&plan[at]) {
+            let rows = plan[at].rows / 3 + 1;
+            let parts = if at % 2 == 0 { line.split(&plan[at]) } else { line.divide(&plan[at], rows) };
+            if let Some(parts) = parts {
                 plan.splice(at..=at, parts);
             }
         }
