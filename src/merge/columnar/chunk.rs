@@ -181,6 +181,9 @@ fn decode_pages(
 
 /// Which rows have a value. `None`: all of them.
 fn levels(data: Bytes, rows: usize) -> Result<Option<Vec<bool>>, Refusal> {
+    if hybrid::is_run_of_ones(&data, rows) {
+        return Ok(None);
+    }
     let levels = hybrid::decode(data, 1, rows)?;
     Ok(levels.contains(&0).then(|| levels.iter().map(|&level| level != 0).collect()))
 }
@@ -213,10 +216,12 @@ impl Collected {
                     None => return Err(Refusal::Damaged("a page without its codes".to_owned())),
                 };
                 let limit = as_code(dictionary.len());
-                if codes.iter().any(|&code| code >= limit) {
+                // The largest of all, because the compiler makes wide instructions of that.
+                if codes.iter().copied().max().is_some_and(|largest| largest >= limit) {
                     return Err(Refusal::Damaged("a code beyond its dictionary".to_owned()));
                 }
                 match &mut self.plain {
+                    None if valid.is_none() && self.codes.is_empty() => self.codes = codes,
                     None => spread(&codes, valid.as_deref(), &mut self.codes),
                     Some(plain) => {
                         let mut found = dictionary.empty_like();

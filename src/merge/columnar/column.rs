@@ -6,7 +6,7 @@ use parquet::schema::types::ColumnDescPtr;
 use super::Refusal;
 use super::chunk::{Chunk, ChunkValues};
 use super::files::SliceFiles;
-use super::room::Room;
+use super::room::{ROWS_BETWEEN_LOOKS, Room};
 use super::rows::{Chosen, Rows};
 use super::values::{Index, Plain, as_code};
 
@@ -58,7 +58,7 @@ pub(super) fn read_column(
             None => growing.add_nothing(part.chosen.count()),
         };
     }
-    let column = growing.finish();
+    let column = growing.finish(room)?;
     if column.rows().is_some_and(|count| count != rows.count()) {
         return Err(Refusal::Unsuited(format!("column {} has another number of rows", descriptor.name())));
     }
@@ -228,21 +228,24 @@ impl Growing {
         Ok(Self::Plain { values, valid })
     }
 
-    fn finish(self) -> Column {
-        match self {
+    fn finish(self, room: &Room<'_>) -> Result<Column, Refusal> {
+        Ok(match self {
             Self::Nothing { .. } => Column::Nothing,
             Self::Codes { codes, dictionary, .. } => Column::Codes { codes, dictionary },
-            Self::Plain { values, valid } => find_dictionary(values, valid),
-        }
+            Self::Plain { values, valid } => find_dictionary(values, valid, room)?,
+        })
     }
 }
 
 /// Values that came without a dictionary may have few distinct ones all the same. The search ends as soon as there are many.
-fn find_dictionary(values: Plain, valid: Option<Vec<bool>>) -> Column {
-    let Some(mut index) = Index::for_values(&values) else { return Column::Plain { values, valid } };
+fn find_dictionary(values: Plain, valid: Option<Vec<bool>>, room: &Room<'_>) -> Result<Column, Refusal> {
+    let Some(mut index) = Index::for_values(&values) else { return Ok(Column::Plain { values, valid }) };
     let mut dictionary = values.empty_like();
     let mut codes = Vec::new();
     for row in 0..values.len() {
+        if row % ROWS_BETWEEN_LOOKS == 0 {
+            room.check_wanted()?;
+        }
         if valid.as_ref().is_some_and(|valid| !valid[row]) {
             codes.push(NO_VALUE);
             continue;
@@ -253,12 +256,12 @@ fn find_dictionary(values: Plain, valid: Option<Vec<bool>>) -> Column {
             if dictionary.len() > SMALL_DICTIONARY && dictionary.len() > values.len() / ROWS_PER_VALUE
                 || dictionary.len() > SMALL_DICTIONARY && dictionary.len() > row / 2
             {
-                return Column::Plain { values, valid };
+                return Ok(Column::Plain { values, valid });
             }
         }
         codes.push(code);
     }
-    Column::Codes { codes, dictionary }
+    Ok(Column::Codes { codes, dictionary })
 }
 
 /// The codes that the values of another dictionary have here; new ones are added.

@@ -10,7 +10,7 @@ use parquet::basic::{Compression as Codec, Encoding, GzipLevel, SortOrder, Type 
 use parquet::bloom_filter::Sbbf;
 use parquet::column::page::{CompressedPage, Page, PageWriter};
 use parquet::column::writer::{ColumnCloseResult, get_column_writer, get_typed_column_writer};
-use parquet::compression::{CodecOptions, create_codec};
+use parquet::compression::{Codec as Compressor, CodecOptions, create_codec};
 use parquet::data_type::{
     BoolType, ByteArray, ByteArrayType, DataType, DoubleType, FixedLenByteArray, FixedLenByteArrayType, FloatType,
     Int32Type, Int64Type,
@@ -23,12 +23,19 @@ use parquet::schema::types::{ColumnDescPtr, ColumnPath};
 
 use super::super::{Compression, MergeOptions, ParquetVersion};
 use super::column::{Column, NO_VALUE, ROWS_PER_VALUE};
+use super::room::Room;
 use super::rows::Order;
 use super::values::{ByteLists, Plain, as_code};
 use super::{Refusal, hybrid};
 
 /// Size at which a page of values without a dictionary is closed.
 const PAGE_BYTES: usize = 4 << 20;
+
+/// Values that the `parquet` crate takes before it looks at the size of the page.
+const MAX_BATCH_VALUES: usize = 1024;
+
+/// Values by which one of two encodings is chosen.
+const SAMPLE_VALUES: usize = 16 * 1024;
 
 /// Bounds longer than this are left out of the statistics.
 const MAX_BOUND_BYTES: usize = 256;
@@ -46,21 +53,24 @@ pub(super) struct EncodedChunk {
 }
 
 /// Writes the chunks of one column.
-pub(super) struct Encoder {
+pub(super) struct Encoder<'a> {
+    room: &'a Room<'a>,
     descriptor: ColumnDescPtr,
     codec: Codec,
     properties: WriterPropertiesPtr,
-    /// Where two encodings may suit the values, the other one. The first chunk is written by both, and the smaller one wins.
+    /// Where two encodings may suit the values, the other one. The first values are written by both, and the smaller one wins.
     rival: Option<WriterPropertiesPtr>,
+    compressor: Option<Box<dyn Compressor>>,
     /// By code, the number that it has in the row group at hand.
     local: Vec<u32>,
 }
 
-impl Encoder {
+impl<'a> Encoder<'a> {
     pub(super) fn new(
         descriptor: ColumnDescPtr,
         version_2_suits: bool,
         options: &MergeOptions,
+        room: &'a Room<'a>,
     ) -> Result<Self, Refusal> {
         let codec = match options.compression {
             Compression::Zstd(level) => Codec::ZSTD(ZstdLevel::try_new(level.into())?),
@@ -91,7 +101,15 @@ impl Encoder {
         };
         // Split streams of bytes suit noise; values that recur are found only as a whole.
         let rival = (encoding == Encoding::BYTE_STREAM_SPLIT).then(|| properties(Encoding::PLAIN));
-        Ok(Self { codec, properties: properties(encoding), rival, local: Vec::new(), descriptor })
+        Ok(Self {
+            compressor: create_codec(codec, &CodecOptions::default())?,
+            room,
+            codec,
+            properties: properties(encoding),
+            rival,
+            local: Vec::new(),
+            descriptor,
+        })
     }
 
     /// The rows of `order`, in its order, as one chunk.
@@ -103,6 +121,7 @@ impl Encoder {
             }
             Column::Codes { codes, dictionary } => self.encode_codes(codes, dictionary, order),
             Column::Plain { values, valid } => {
+                self.check_fits(order.bytes_of(values))?;
                 let mut rows = Vec::with_capacity(order.len());
                 let levels = valid.as_ref().map(|valid| {
                     let mut levels = Vec::with_capacity(order.len());
@@ -123,6 +142,11 @@ impl Encoder {
                 self.encode_plain(&chosen, levels.as_deref())
             }
         }
+    }
+
+    /// Refuses values of so many bytes in one row group.
+    fn check_fits(&self, bytes: u64) -> Result<(), Refusal> {
+        self.room.check(bytes.saturating_mul(ENCODE_COPIES), "to write a row group")
     }
 
     fn encode_codes(&mut self, codes: &[u32], dictionary: &Plain, order: &Order<'_>) -> Result<EncodedChunk, Refusal> {
@@ -151,6 +175,7 @@ impl Encoder {
         let mut entries = dictionary.empty_like();
         entries.extend(dictionary, used.into_iter())?;
         if entries.len() == 0 || !pays(&entries, numbers.len()) {
+            self.check_fits(entries.bytes_of(numbers.iter().map(|&number| number as usize)))?;
             let mut values = dictionary.empty_like();
             values.extend(&entries, numbers.iter().map(|&number| number as usize))?;
             let levels: Option<Vec<i16>> =
@@ -161,7 +186,7 @@ impl Encoder {
     }
 
     /// A dictionary page and a page of codes. `levels` is empty when no value is missing.
-    fn write_codes(&self, entries: &Plain, numbers: &[u32], levels: &[u32]) -> Result<EncodedChunk, Refusal> {
+    fn write_codes(&mut self, entries: &Plain, numbers: &[u32], levels: &[u32]) -> Result<EncodedChunk, Refusal> {
         let rows = if levels.is_empty() { numbers.len() } else { levels.len() };
         let nulls = rows - numbers.len();
         let mut sink = TrackedWrite::new(Vec::new());
@@ -232,8 +257,8 @@ impl Encoder {
         Ok(EncodedChunk { bytes: bytes.into(), close })
     }
 
-    fn compress(&self, plain: Vec<u8>) -> Result<Bytes, Refusal> {
-        let Some(mut codec) = create_codec(self.codec, &CodecOptions::default())? else { return Ok(plain.into()) };
+    fn compress(&mut self, plain: Vec<u8>) -> Result<Bytes, Refusal> {
+        let Some(codec) = &mut self.compressor else { return Ok(plain.into()) };
         let mut compressed = Vec::with_capacity(plain.len() / 2);
         codec.compress(&plain, &mut compressed)?;
         Ok(compressed.into())
@@ -269,7 +294,13 @@ impl Encoder {
                 self.write_best::<DoubleType>(&values, levels, values.iter().any(|v| v.is_nan()))
             }
             (Physical::BYTE_ARRAY, Plain::Bytes(values)) => {
+                let fitting = PAGE_BYTES / values.longest().max(1);
                 let values: Vec<ByteArray> = values.shared().map(ByteArray::from).collect();
+                if fitting < MAX_BATCH_VALUES {
+                    let builder = WriterProperties::clone(&self.properties).into_builder();
+                    let properties = builder.set_write_batch_size(fitting.max(1)).build().into();
+                    return self.write_as::<ByteArrayType>(&properties, &values, levels, false);
+                }
                 self.write_plain::<ByteArrayType>(&values, levels)
             }
             (Physical::FIXED_LEN_BYTE_ARRAY, Plain::Fixed { width, data }) => {
@@ -294,14 +325,17 @@ impl Encoder {
         levels: Option<&[i16]>,
         has_nan: bool,
     ) -> Result<EncodedChunk, Refusal> {
-        let chunk = self.write_as::<T>(&self.properties, values, levels, has_nan)?;
-        let Some(rival) = self.rival.take() else { return Ok(chunk) };
-        let other = self.write_as::<T>(&rival, values, levels, has_nan)?;
-        if other.bytes.len() < chunk.bytes.len() {
-            self.properties = rival;
-            return Ok(other);
+        if let Some(rival) = self.rival.take() {
+            let some = &values[..values.len().min(SAMPLE_VALUES)];
+            let all_there = vec![1; some.len()];
+            let size = |properties| -> Result<usize, Refusal> {
+                Ok(self.write_as::<T>(properties, some, levels.map(|_| &all_there[..]), has_nan)?.bytes.len())
+            };
+            if size(&rival)? < size(&self.properties)? {
+                self.properties = rival;
+            }
         }
-        Ok(chunk)
+        self.write_as::<T>(&self.properties, values, levels, has_nan)
     }
 
     fn write_as<T: DataType>(

@@ -34,6 +34,19 @@ pub(super) fn decode(data: Bytes, width: u8, count: usize) -> Result<Vec<u32>, R
     Ok(values)
 }
 
+/// Whether `rows` levels of one bit are stored as one run of ones: no value is missing.
+pub(super) fn is_run_of_ones(data: &[u8], rows: usize) -> bool {
+    let (mut header, mut shift) = (0_u64, 0);
+    for (at, &byte) in data.iter().enumerate().take(5) {
+        header |= u64::from(byte & 0x7f) << shift;
+        shift += 7;
+        if byte & 0x80 == 0 {
+            return header & 1 == 0 && header >> 1 >= rows as u64 && data.get(at + 1) == Some(&1);
+        }
+    }
+    false
+}
+
 /// Encodes values of `width` bits, appending to `out`.
 pub(super) fn encode(values: &[u32], width: u8, out: &mut Vec<u8>) {
     let (groups, rest) = values.as_chunks::<GROUP>();
@@ -166,6 +179,20 @@ mod tests {
         encode(&vec![5; 80_000], 3, &mut out);
         assert!(out.len() <= 4, "{out:?}");
         round_trip(&[], 3);
+    }
+
+    #[test]
+    fn a_run_of_ones_is_known_without_being_decoded() {
+        let encoded = |values: &[u32]| {
+            let mut out = Vec::new();
+            encode(values, 1, &mut out);
+            out
+        };
+        assert!(is_run_of_ones(&encoded(&[1; 400]), 400));
+        assert!(!is_run_of_ones(&encoded(&[1; 400]), 401));
+        assert!(!is_run_of_ones(&encoded(&[0; 400]), 400));
+        assert!(!is_run_of_ones(&encoded(&[1, 0, 1, 1, 1, 1, 1, 1]), 8));
+        assert!(!is_run_of_ones(&[], 1) && !is_run_of_ones(&[0xff; 9], 1) && !is_run_of_ones(&[4], 2));
     }
 
     #[test]

@@ -180,7 +180,7 @@ fn merge(
     for index in 0..group.columns.len() {
         let column = descriptor.column(index);
         let values = read_column(&files, &rows, index, &column, &room)?;
-        let mut encoder = Encoder::new(column, group.version_2_suits, options)?;
+        let mut encoder = Encoder::new(column, group.version_2_suits, options, &room)?;
         for (row_group, chunks) in row_groups.iter().zip(&mut written) {
             room.check_wanted()?;
             let chunk = encoder.encode(&values, &rows.order(row_group.clone()))?;

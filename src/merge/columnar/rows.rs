@@ -138,6 +138,14 @@ impl Order<'_> {
         }
     }
 
+    /// Bytes of these of the values, which are those of all rows.
+    pub(super) fn bytes_of(&self, values: &Plain) -> u64 {
+        match self {
+            Self::AsRead(rows) => values.bytes_of(rows.clone()),
+            Self::Rows(rows) => values.bytes_of(rows.iter().map(|&row| row as usize)),
+        }
+    }
+
     /// The rows, one by one.
     pub(super) fn each(&self, mut take: impl FnMut(usize)) {
         match self {

@@ -321,3 +321,6 @@ fn the_same_inputs_give_the_same_bytes() {
     let bytes = |_| std::fs::read(merge_all(&inputs, Range::Everything, &options(100)).unwrap().1).unwrap();
     assert_eq!(bytes(1), bytes(2));
 }
+
+mod bounds;
+mod property;

@@ -39,6 +39,11 @@ impl ByteLists {
         &self.data[start..self.ends[at]]
     }
 
+    /// Bytes of the longest value.
+    pub(super) fn longest(&self) -> usize {
+        (0..self.len()).map(|at| self.get(at).len()).max().unwrap_or_default()
+    }
+
     /// Bytes of all values together.
     pub(super) fn size(&self) -> usize {
         self.data.len()
@@ -81,15 +86,10 @@ impl Plain {
     }
 
     /// Bytes that these of the values would take, written out.
-    pub(super) fn bytes_of(&self, mut at: impl Iterator<Item = usize>) -> u64 {
+    pub(super) fn bytes_of(&self, at: impl Iterator<Item = usize>) -> u64 {
         match self {
             Self::Bytes(values) => at.map(|i| values.get(i).len() as u64 + 8).sum(),
-            other => {
-                let (all, count) = (other.bytes(), other.len().max(1) as u64);
-                let mut rows = 0;
-                at.by_ref().for_each(|_| rows += 1);
-                all / count * rows
-            }
+            other => other.bytes() / other.len().max(1) as u64 * at.count() as u64,
         }
     }
 
