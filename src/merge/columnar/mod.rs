@@ -25,6 +25,7 @@ mod hybrid;
 mod plan;
 mod room;
 mod rows;
+mod statements;
 mod values;
 
 use std::collections::HashSet;

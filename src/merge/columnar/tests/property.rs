@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-const CASES: u32 = 24;
+const CASES: u32 = 12;
 
 #[derive(Debug, Clone)]
 struct Column {
@@ -268,7 +268,8 @@ fn check(case: &Case) {
         assert_eq!(found.to_data(), wanted.to_data(), "column {}", group.columns[i].name);
     }
     let merged = format!("SELECT * FROM read_parquet([{}])", paths.join(", "));
-    assert_eq!(differing(&merged, &inputs.select(group)), 0, "by DuckDB's account");
+    let before = format!("SELECT * FROM ({})", inputs.select(group));
+    assert_eq!(differing(&merged, &before), 0, "by DuckDB's account");
 }
 
 #[test]
