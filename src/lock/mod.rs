@@ -16,6 +16,7 @@ use chrono::{DateTime, Utc};
 use crate::clock::ManualClock;
 use crate::partition::PartitionId;
 use crate::state::StateError;
+use crate::storage::StorageError;
 
 #[cfg(test)]
 pub(crate) mod conformance;
@@ -81,8 +82,8 @@ pub enum LockError {
     #[error(transparent)]
     State(#[from] StateError),
     /// The bucket that keeps the leases refused, or did not answer.
-    #[error("the lease object {key} could not be {}: {source}; the next cycle tries again", past(.action))]
-    Store { action: &'static str, key: String, source: object_store::Error },
+    #[error("a lease could not be {}: {source}; the next cycle tries again", past(.action))]
+    Store { action: &'static str, source: StorageError },
     /// Where a lease should be is something else.
     #[error("{key} is no lease ({detail}); see who wrote it, and delete it while no worker is at the partition")]
     BadLease { key: String, detail: String },
@@ -101,8 +102,9 @@ impl LockError {
     #[must_use]
     pub fn without_store_words(&self) -> String {
         match self {
-            Self::Store { action, key, .. } => {
-                format!("the lease object {key} could not be {}; the next cycle tries again", past(action))
+            Self::Store { action, source } => {
+                let source = source.without_store_words();
+                format!("a lease could not be {}: {source}; the next cycle tries again", past(action))
             }
             Self::Lost { .. } | Self::State(_) | Self::BadLease { .. } => self.to_string(),
         }

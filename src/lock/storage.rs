@@ -24,13 +24,17 @@
 //! - **A lost answer is no answer.** Whoever does not know whether a write happened reads the object: every acquisition writes
 //!   a random number of its own into it.
 //!
+//! - **A lease that nobody knows of is given up.** An acquisition that failed without anybody knowing whether it was written,
+//!   or whose caller stopped waiting, is remembered by its number. Wherever this worker meets that number, the partition is
+//!   free: for its next acquisition, and for the cleanup of its next cycle, which also frees it for others.
+//! - **What the store said is told in our own words** ([`StorageError`]); its own may quote keys and signatures.
+//!
 //! Deliberately not here: a listing that costs little. [`LockManager::active_locks`] lists all lease objects, a request for
-//! every thousand, and reads those that are held; that is for people who ask, and no cycle does. Nor is an acquisition
-//! undone whose caller stopped waiting: such a lease ends by itself.
+//! every thousand, and reads those that are held; that is for people who ask, and no cycle does.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -44,6 +48,7 @@ use object_store::{Error, ObjectStore, ObjectStoreExt, PutMode, PutOptions, Upda
 use super::{Acquired, Lease, LockError, LockManager, WorkerId};
 use crate::clock::Clock;
 use crate::partition::PartitionId;
+use crate::storage::{Storage, StorageError};
 
 mod entry;
 #[cfg(test)]
@@ -67,12 +72,16 @@ const MAX_TTL: Duration = Duration::from_hours(366 * 24);
 /// else got on, so more than a few are a sign of something else.
 const ROUNDS: usize = 5;
 
+/// Acquisitions with an unknown outcome that are remembered. Beyond that such a lease ends by itself.
+const MAX_UNCLAIMED: usize = 1000;
+
 /// Objects that are read at the same time for a listing.
 const READS_AT_ONCE: usize = 16;
 
 /// The leases in one bucket, as one worker sees them.
 #[derive(Debug)]
 pub struct StorageLocks {
+    storage: Storage,
     store: Arc<dyn ObjectStore>,
     clock: Arc<dyn Clock>,
     worker_id: WorkerId,
@@ -80,6 +89,8 @@ pub struct StorageLocks {
     last_token: AtomicU64,
     /// The leases that were taken here and not given back, and when they end.
     taken: Mutex<BTreeMap<PartitionId, DateTime<Utc>>>,
+    /// Acquisitions of this worker that may have been written, and that nobody has. At most [`MAX_UNCLAIMED`].
+    unclaimed: Mutex<BTreeSet<(PartitionId, u64)>>,
 }
 
 /// A lease object as it was read.
@@ -91,17 +102,25 @@ struct Seen {
 }
 
 impl StorageLocks {
-    /// The leases below the root of `store`, taken in the name of this process. The store must have create-if-absent and
+    /// The leases below the root of `storage`, taken in the name of this process. The store must have create-if-absent and
     /// compare-and-swap; whoever wires this checks that before the first lease is taken.
     #[must_use]
-    pub fn new(store: Arc<dyn ObjectStore>, clock: Arc<dyn Clock>) -> Self {
-        Self::for_worker(store, clock, WorkerId::of_this_process())
+    pub fn new(storage: &Storage, clock: Arc<dyn Clock>) -> Self {
+        Self::for_worker(storage, clock, WorkerId::of_this_process())
     }
 
     /// The same in the name of another worker, for a program that is more than one.
     #[must_use]
-    pub fn for_worker(store: Arc<dyn ObjectStore>, clock: Arc<dyn Clock>, worker_id: WorkerId) -> Self {
-        Self { store, clock, worker_id, last_token: AtomicU64::new(0), taken: Mutex::default() }
+    pub fn for_worker(storage: &Storage, clock: Arc<dyn Clock>, worker_id: WorkerId) -> Self {
+        Self {
+            storage: storage.clone(),
+            store: storage.object_store(),
+            clock,
+            worker_id,
+            last_token: AtomicU64::new(0),
+            taken: Mutex::default(),
+            unclaimed: Mutex::default(),
+        }
     }
 
     fn now(&self) -> DateTime<Utc> {
@@ -129,8 +148,11 @@ impl StorageLocks {
                 let entry = Entry::parse(key, &bytes)?;
                 Ok(Some(Seen { entry, version, written_at }))
             }
-            Err(Error::NotFound { .. }) => Ok(None),
-            Err(error) => Err(failed("read", key, error)),
+            // Only in the words of storage: a bucket that is gone says "not found", too.
+            Err(error) => match self.storage.understood(key, error) {
+                StorageError::NotFound { .. } => Ok(None),
+                source => Err(LockError::Store { action: "read", source }),
+            },
         }
     }
 
@@ -148,12 +170,19 @@ impl StorageLocks {
             self.store.put(&key, Bytes::from_static(b"now").into()).await?;
             Ok(self.store.head(&key).await?.last_modified)
         };
-        written.await.map_err(|error| failed("write", &key, error))
+        written.await.map_err(|error| self.failed("write", &key, error))
+    }
+
+    fn failed(&self, action: &'static str, key: &Path, error: Error) -> LockError {
+        LockError::Store { action, source: self.storage.understood(key, error) }
     }
 
     /// Whether somebody else's lease, or an expired one of ours, stands in the way of taking the partition.
     async fn holder(&self, seen: &Seen) -> Result<Option<Lease>, LockError> {
         let Entry::Held(held) = &seen.entry else { return Ok(None) };
+        if self.is_unclaimed(&held.partition, held.acquisition) {
+            return Ok(None);
+        }
         let is_free = match held.standing(&self.worker_id, seen.written_at, self.clock.now()) {
             Standing::Over => true,
             Standing::Holds => false,
@@ -188,7 +217,7 @@ impl StorageLocks {
             }
             match self.swap(&key, seen.as_ref(), &wanted).await {
                 Ok(()) => return Ok(()),
-                Err(error) => result = Err(failed("write", &key, error)),
+                Err(error) => result = Err(self.failed("write", &key, error)),
             }
         }
         result
@@ -207,9 +236,10 @@ impl LockManager for StorageLocks {
 
     async fn acquire_lock(&self, partition: &PartitionId, ttl: Duration) -> Result<Acquired, LockError> {
         let key = key_of(partition)?;
-        let acquisition = fastrand::u64(..);
+        let mut pending = Pending { locks: self, partition, acquisition: fastrand::u64(..), was_sent: false };
         let mut refusal = None;
-        for _ in 0..ROUNDS {
+        // The last round only reads what became of the writes before.
+        for round in 0..=ROUNDS {
             // Before anything is asked: what the store writes down is later than this.
             let now = self.now();
             let expires_at = expiry(self.clock.now(), ttl);
@@ -218,14 +248,20 @@ impl LockManager for StorageLocks {
             if let Some(seen) = &seen {
                 // The answer got lost, and this is our own writing.
                 if let Entry::Held(held) = &seen.entry
-                    && held.acquisition == acquisition
+                    && held.acquisition == pending.acquisition
                 {
+                    pending.was_sent = false;
                     return Ok(self.took(held.lease()));
                 }
                 if let Some(holder) = self.holder(seen).await? {
+                    // The object is not the one any more that a write of ours would replace.
+                    pending.was_sent = false;
                     return Ok(Acquired::HeldBy(holder));
                 }
                 previous = seen.entry.token();
+            }
+            if round == ROUNDS {
+                break;
             }
             let lease = Lease {
                 partition: partition.clone(),
@@ -234,12 +270,16 @@ impl LockManager for StorageLocks {
                 locked_at: now,
                 expires_at,
             };
-            match self.swap(&key, seen.as_ref(), &Entry::Held(Held::of(&lease, acquisition))).await {
-                Ok(()) => return Ok(self.took(lease)),
+            pending.was_sent = true;
+            match self.swap(&key, seen.as_ref(), &Entry::Held(Held::of(&lease, pending.acquisition))).await {
+                Ok(()) => {
+                    pending.was_sent = false;
+                    return Ok(self.took(lease));
+                }
                 Err(error) => refusal = Some(error),
             }
         }
-        Err(failed("write", &key, refusal.expect("every round that did not return was refused")))
+        Err(self.failed("write", &key, refusal.expect("every round that did not return was refused")))
     }
 
     async fn renew(&self, lease: &Lease, ttl: Duration) -> Result<Lease, LockError> {
@@ -272,25 +312,50 @@ impl LockManager for StorageLocks {
     /// Only those of this worker, which cost no listing. Nobody has to wait for the others to be removed.
     async fn cleanup_expired_locks(&self) -> Result<u64, LockError> {
         let now = self.now();
-        let expired: Vec<PartitionId> = {
+        let mut over: BTreeSet<PartitionId> = {
             let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
             taken.extract_if(.., |_, expires_at| *expires_at <= now).map(|(partition, _)| partition).collect()
         };
+        over.extend(self.unclaimed().iter().map(|(partition, _)| partition.clone()));
         let mut released = 0;
-        for partition in expired {
+        for partition in over {
             let key = key_of(&partition)?;
-            let Some(seen) = self.read(&key).await? else { continue };
-            let Entry::Held(held) = &seen.entry else { continue };
-            if held.standing(&self.worker_id, seen.written_at, now) != Standing::Over {
-                continue;
+            let seen = self.read(&key).await?;
+            if let Some(seen) = &seen
+                && let Entry::Held(held) = &seen.entry
+                && (self.is_unclaimed(&partition, held.acquisition)
+                    || held.standing(&self.worker_id, seen.written_at, now) == Standing::Over)
+            {
+                match self.swap(&key, Some(seen), &Entry::Released { token: held.token }).await {
+                    Ok(()) => released += 1,
+                    // Whoever was faster has it; what was over is so all the same. What nobody knows of stays noted.
+                    Err(_) => continue,
+                }
             }
-            // Whoever was faster has it; what could not be written is over all the same.
-            let entry = Entry::Released { token: held.token };
-            if self.swap(&key, Some(&seen), &entry).await.is_ok() {
-                released += 1;
-            }
+            self.forget_unclaimed(&partition);
         }
         Ok(released)
+    }
+}
+
+/// An acquisition under way. One that ends without an answer, also because its caller stops waiting, is noted as unclaimed.
+struct Pending<'a> {
+    locks: &'a StorageLocks,
+    partition: &'a PartitionId,
+    /// The number that its writings have.
+    acquisition: u64,
+    /// Something was written, perhaps, and the lease has not been given to the caller.
+    was_sent: bool,
+}
+
+impl Drop for Pending<'_> {
+    fn drop(&mut self) {
+        if self.was_sent {
+            let mut unclaimed = self.locks.unclaimed();
+            if unclaimed.len() < MAX_UNCLAIMED {
+                unclaimed.insert((self.partition.clone(), self.acquisition));
+            }
+        }
     }
 }
 
@@ -300,7 +365,7 @@ impl StorageLocks {
         let folder = Path::from(FOLDER);
         let mut objects = self.store.list(Some(&folder));
         let mut keys = Vec::new();
-        while let Some(meta) = objects.try_next().await.map_err(|error| failed("list", &folder, error))? {
+        while let Some(meta) = objects.try_next().await.map_err(|error| self.failed("list", &folder, error))? {
             if meta.size > MAX_RELEASED_BYTES && partition_of(&meta.location).is_some() {
                 keys.push(meta.location);
             }
@@ -313,7 +378,21 @@ impl StorageLocks {
         Ok((held.standing(&self.worker_id, written_at, now) == Standing::Holds).then(|| held.lease()))
     }
 
+    fn unclaimed(&self) -> MutexGuard<'_, BTreeSet<(PartitionId, u64)>> {
+        self.unclaimed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_unclaimed(&self, partition: &PartitionId, acquisition: u64) -> bool {
+        self.unclaimed().contains(&(partition.clone(), acquisition))
+    }
+
+    fn forget_unclaimed(&self, partition: &PartitionId) {
+        self.unclaimed().retain(|(unclaimed, _)| unclaimed != partition);
+    }
+
     fn took(&self, lease: Lease) -> Acquired {
+        // What was written before is not there any more, and what is still under way is refused.
+        self.forget_unclaimed(&lease.partition);
         self.note(&lease.partition, Some(lease.expires_at));
         Acquired::Yes(lease)
     }
@@ -343,8 +422,4 @@ fn expiry(now: DateTime<Utc>, ttl: Duration) -> DateTime<Utc> {
 
 fn lost(lease: &Lease) -> LockError {
     LockError::Lost { partition: lease.partition.clone(), token: lease.token }
-}
-
-fn failed(action: &'static str, key: &Path, source: Error) -> LockError {
-    LockError::Store { action, key: key.to_string(), source }
 }

@@ -67,7 +67,7 @@ fn locks_in_state(state: StateDb) -> Arc<dyn LockManager> {
 }
 
 fn locks_in_storage(storage: &Storage) -> Arc<dyn LockManager> {
-    Arc::new(StorageLocks::new(storage.object_store(), Arc::new(SystemClock)))
+    Arc::new(StorageLocks::new(storage, Arc::new(SystemClock)))
 }
 
 /// Wires a manager.

@@ -132,6 +132,11 @@ impl Storage {
         Arc::clone(&self.store)
     }
 
+    /// An error of that store about `key`, in our own words.
+    pub(crate) fn understood(&self, key: &Path, error: object_store::Error) -> StorageError {
+        self.error(key, error)
+    }
+
     /// Where this is, for people: an absolute path or a URL. Never a secret.
     #[must_use]
     pub fn location(&self) -> &str {

@@ -12,7 +12,8 @@ const MAY_IMPORT: [(&str, &[&str]); 16] = [
     ("state", &[]),
     ("metrics", &[]),
     ("storage", &["partition", "clock", "metrics", "secret"]),
-    ("lock", &["partition", "clock", "state"]),
+    // Leases in a bucket: what the store answered is said in the words of storage, and in no others.
+    ("lock", &["partition", "clock", "state", "storage"]),
     ("merge", &["partition", "clock"]),
     ("compaction", &["partition", "clock", "state", "storage", "lock", "merge"]),
     ("scheduler", &["clock", "schedule", "state", "compaction"]),

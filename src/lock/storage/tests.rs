@@ -34,17 +34,32 @@ struct Store {
     clock: ManualClock,
     written_at: Mutex<HashMap<Path, DateTime<Utc>>>,
     fates: Mutex<Vec<Fate>>,
+    /// How many reads are answered before none is.
+    reads: Mutex<usize>,
+}
+
+/// What a store says, which quotes the request.
+const QUOTING: &str = "Error performing PUT http://x/y in 3ms - Server returned non-2xx status code: 503 Busy: \
+    <Error><Code>SlowDown</Code><AWSAccessKeyId>AKIAQUOTED</AWSAccessKeyId><StringToSign>QUOTED</StringToSign></Error>";
+
+fn no_answer() -> Error {
+    Error::Generic { store: "test", source: QUOTING.into() }
 }
 
 impl Store {
     fn new() -> Arc<Self> {
         let clock = ManualClock::at("2025-10-08T16:00:00Z".parse().unwrap());
-        Arc::new(Self { inner: InMemory::new(), clock, written_at: Mutex::default(), fates: Mutex::default() })
+        Arc::new(Self {
+            inner: InMemory::new(),
+            clock,
+            written_at: Mutex::default(),
+            fates: Mutex::default(),
+            reads: Mutex::new(usize::MAX),
+        })
     }
 
     fn worker(self: &Arc<Self>, name: &str, clock: &Arc<ManualClock>) -> StorageLocks {
-        let store: Arc<dyn ObjectStore> = self.clone();
-        StorageLocks::for_worker(store, clock.clone(), name.parse().unwrap())
+        StorageLocks::for_worker(&Storage::over(self.clone(), "s3://b"), clock.clone(), name.parse().unwrap())
     }
 
     fn stamp(&self, mut meta: ObjectMeta) -> ObjectMeta {
@@ -70,16 +85,19 @@ impl fmt::Display for Store {
 impl ObjectStore for Store {
     async fn put_opts(&self, location: &Path, payload: PutPayload, opts: PutOptions) -> Result<PutResult> {
         let fate = self.fates.lock().unwrap().pop();
-        let error = || Error::Generic { store: "test", source: "no answer".into() };
         if fate == Some(Fate::RequestLost) {
-            return Err(error());
+            return Err(no_answer());
         }
         let put = self.inner.put_opts(location, payload, opts).await?;
         self.written_at.lock().unwrap().insert(location.clone(), self.clock.now());
-        if fate == Some(Fate::AnswerLost) { Err(error()) } else { Ok(put) }
+        if fate == Some(Fate::AnswerLost) { Err(no_answer()) } else { Ok(put) }
     }
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
+        {
+            let mut left = self.reads.lock().unwrap();
+            *left = left.checked_sub(1).ok_or_else(no_answer)?;
+        }
         let mut found = self.inner.get_opts(location, options).await?;
         found.meta = self.stamp(found.meta);
         Ok(found)
@@ -230,10 +248,95 @@ fn a_store_that_takes_no_write_is_said_by_its_key() {
     *store.fates.lock().unwrap() = vec![Fate::RequestLost; 100];
     let error = block_on(worker.acquire_lock(&partition(HOUR), TTL)).unwrap_err();
     assert_eq!(
-        error.without_store_words(),
-        "the lease object _compaction_locks/db/cpu/2025/10/08/14.json could not be written; the next cycle tries again"
+        error.to_string(),
+        "a lease could not be written: s3://b/_compaction_locks/db/cpu/2025/10/08/14.json: storage failed: the store \
+         answered 503 Busy (SlowDown); the next cycle tries again"
     );
     assert_eq!(store.fates.lock().unwrap().len(), 100 - ROUNDS, "it is not tried for ever");
+}
+
+/// T65: stores quote key ids and what was signed. Every operation that may fail is asked.
+#[test]
+fn nothing_that_a_store_quotes_is_passed_on() {
+    let (store, clock) = (Store::new(), noon());
+    let worker = store.worker("worker", &clock);
+    let hour = partition(HOUR);
+    let lease = block_on(take(&worker, &hour));
+    let shown = |error: LockError| {
+        let shown = format!("{error} {error:?} {}", error.without_store_words());
+        assert!(!shown.contains("QUOTED") && shown.contains("503 Busy (SlowDown)"), "{shown}");
+    };
+    *store.fates.lock().unwrap() = vec![Fate::RequestLost; 100];
+    shown(block_on(worker.renew(&lease, Duration::from_hours(1))).unwrap_err());
+    shown(block_on(worker.release_lock(&lease)).unwrap_err());
+    shown(block_on(worker.acquire_lock(&partition("db/mem/2025/10/08/14"), TTL)).unwrap_err());
+    *store.reads.lock().unwrap() = 0;
+    shown(block_on(worker.acquire_lock(&hour, TTL)).unwrap_err());
+    shown(block_on(worker.renew(&lease, TTL)).unwrap_err());
+    shown(block_on(worker.active_locks()).unwrap_err());
+    clock.advance(TimeDelta::hours(1));
+    shown(block_on(worker.cleanup_expired_locks()).unwrap_err());
+}
+
+#[test]
+fn an_acquisition_whose_last_answer_got_lost_is_recognised() {
+    let (store, clock) = (Store::new(), noon());
+    let (worker, other) = (store.worker("worker", &clock), store.worker("other", &clock));
+    let hour = partition(HOUR);
+    // The last of the rounds is the one that arrives.
+    let mut fates = vec![Fate::AnswerLost];
+    fates.extend([Fate::RequestLost; ROUNDS - 1]);
+    *store.fates.lock().unwrap() = fates;
+    let lease = block_on(take(&worker, &hour));
+    assert_eq!(block_on(other.acquire_lock(&hour, TTL)).unwrap(), Acquired::HeldBy(lease));
+}
+
+/// The answer to the write gets lost, and so does the look at what became of it.
+#[test]
+fn an_acquisition_that_nobody_knows_of_holds_nothing_up() {
+    let lost = |store: &Arc<Store>, worker: &StorageLocks| {
+        *store.fates.lock().unwrap() = vec![Fate::AnswerLost];
+        *store.reads.lock().unwrap() = 1;
+        block_on(worker.acquire_lock(&partition(HOUR), TTL)).unwrap_err();
+        *store.reads.lock().unwrap() = usize::MAX;
+        assert!(store.raw(&partition(HOUR)).contains("held"), "it was written");
+    };
+    let (store, clock) = (Store::new(), noon());
+    let (worker, other) = (store.worker("worker", &clock), store.worker("other", &clock));
+    lost(&store, &worker);
+    let lease = block_on(take(&worker, &partition(HOUR)));
+    assert!(
+        matches!(block_on(worker.acquire_lock(&partition(HOUR), TTL)), Ok(Acquired::HeldBy(held)) if held == lease)
+    );
+    block_on(worker.release_lock(&lease)).unwrap();
+
+    lost(&store, &worker);
+    assert!(matches!(block_on(other.acquire_lock(&partition(HOUR), TTL)), Ok(Acquired::HeldBy(_))));
+    assert_eq!(block_on(worker.cleanup_expired_locks()).unwrap(), 1, "the beginning of the next cycle gives it up");
+    block_on(take(&other, &partition(HOUR)));
+    assert_eq!(block_on(worker.cleanup_expired_locks()).unwrap(), 0);
+}
+
+/// The same for a caller that stopped waiting while the request was under way.
+#[test]
+fn an_acquisition_whose_caller_went_away_holds_nothing_up() {
+    let (store, clock) = (Store::new(), noon());
+    let worker = store.worker("worker", &clock);
+    let hour = partition(HOUR);
+    let acquisition = {
+        let mut pending = Pending { locks: &worker, partition: &hour, acquisition: 7, was_sent: false };
+        pending.was_sent = true;
+        pending.acquisition
+    };
+    let lease = Lease {
+        partition: hour.clone(),
+        worker_id: worker.worker_id().clone(),
+        token: 3,
+        locked_at: clock.now(),
+        expires_at: clock.now() + TimeDelta::hours(1),
+    };
+    block_on(worker.swap(&key_of(&hour).unwrap(), None, &Entry::Held(Held::of(&lease, acquisition)))).unwrap();
+    assert!(block_on(take(&worker, &hour)).token > lease.token);
 }
 
 /// Also workers of one name, as two handles of one process are.

@@ -1,7 +1,11 @@
 //! What is wrong with a connection is said in one line, with the remedy, before any work is done.
 
 use std::process::Command;
+use std::sync::Arc as Shared;
+use std::time::Duration;
 
+use arc::clock::SystemClock;
+use arc::lock::{LockManager, StorageLocks};
 use arc::storage::{Storage, StorageError};
 
 use crate::object_store::remote::{PROBE, Remote};
@@ -37,6 +41,12 @@ fn a_bucket_that_does_not_exist_is_named() {
         assert!(block_on(storage.list_partition(&hour)).is_err(), "{kind:?}");
         let record = block_on(storage.get_record(&hour, "00000001.json")).unwrap_err();
         assert!(matches!(record, StorageError::Misconfigured { .. }), "{kind:?}: {record:?}");
+        let locks = StorageLocks::new(&storage, Shared::new(SystemClock));
+        let lease = block_on(locks.acquire_lock(&hour, Duration::from_mins(1))).unwrap_err().to_string();
+        assert!(
+            lease.starts_with("a lease could not be read: ") && lease.contains("no such bucket"),
+            "{kind:?}: {lease}"
+        );
     }
 }
 

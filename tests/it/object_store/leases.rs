@@ -22,14 +22,14 @@ const IN_BUCKET: &str = "min_files = 2\nsettle_seconds = 0\nlock_backend = 'stor
 
 /// The leases of a bucket as a worker on another machine sees them.
 fn elsewhere(bucket: &Bucket, name: &str) -> StorageLocks {
-    StorageLocks::for_worker(bucket.storage().object_store(), Shared::new(SystemClock), name.parse().unwrap())
+    StorageLocks::for_worker(&bucket.storage(), Shared::new(SystemClock), name.parse().unwrap())
 }
 
 #[test]
 fn leases_conform_on_every_server() {
     for bucket in Kind::ALL.into_iter().filter_map(Kind::bucket) {
         let clock = Shared::new(ManualClock::at("2025-10-08T16:00:00Z".parse().unwrap()));
-        let locks = StorageLocks::new(bucket.storage().object_store(), clock.clone());
+        let locks = StorageLocks::new(&bucket.storage(), clock.clone());
         block_on(conformance::check(&locks, &clock));
         let storage = bucket.storage();
         assert_eq!(

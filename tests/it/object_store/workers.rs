@@ -128,7 +128,7 @@ fn manager(name: &str, fate: Fate, config: &Path, folder: &Path) -> CompactionMa
     };
     let storage = arc::server::open_storage(&config).unwrap();
     let clock = Shared::new(SystemClock);
-    let locks = StorageLocks::for_worker(storage.object_store(), clock.clone(), name.parse().unwrap());
+    let locks = StorageLocks::for_worker(&storage, clock.clone(), name.parse().unwrap());
     let hook = Shared::new(BeforeCommit { fate, marker: folder.join("marker") });
     let components = Components {
         storage: storage.map_store(|inner| Hooked::over(inner, hook)),
@@ -236,7 +236,7 @@ fn assert_all_done(remote: &Remote, rows: &BTreeMap<String, Vec<String>>) {
         let own = key.contains("/_compaction/") || key.starts_with("_compaction_locks/");
         assert!(own || key == "_compaction_staging/probe" || live.contains(&key), "{key} is left over");
     }
-    let locks = StorageLocks::new(remote.storage().object_store(), Shared::new(SystemClock));
+    let locks = StorageLocks::new(&remote.storage(), Shared::new(SystemClock));
     assert_eq!(block_on(locks.active_locks()).unwrap(), []);
 }
 
