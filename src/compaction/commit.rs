@@ -18,13 +18,19 @@ use crate::storage::{Created, MAX_RECORD_BYTES, Storage, StorageError, WriteErro
 const MAX_TRIES: u32 = 6;
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 
-/// Creates `record`, or finds out that another job's record has its place.
+/// Creates `record`, or finds out that another job's record has its place. It is tried again only while `is_held` says that
+/// the lease is: by the time of a late try another worker may have begun.
 ///
 /// # Errors
 /// [`JobError::Overtaken`] when another record has the generation; [`JobError::Write`] when the record certainly does not
 /// exist; [`JobError::CommitUnknown`] when that could not be found out. Nothing may be deleted in any of these cases other
 /// than by a tidy from a freshly read head.
-pub async fn create(storage: &Storage, partition: &PartitionId, record: &Record) -> Result<(), JobError> {
+pub async fn create(
+    storage: &Storage,
+    partition: &PartitionId,
+    record: &Record,
+    is_held: impl Fn() -> bool,
+) -> Result<(), JobError> {
     let bytes: bytes::Bytes = record.to_bytes().into();
     // A record that nobody can read would close the partition for ever, and its rows with it.
     if bytes.len() as u64 > MAX_RECORD_BYTES {
@@ -53,7 +59,7 @@ pub async fn create(storage: &Storage, partition: &PartitionId, record: &Record)
                 Ok(None) | Err(_) => Some(error),
             },
         };
-        if tries == MAX_TRIES {
+        if tries == MAX_TRIES || !is_held() {
             let source = error.unwrap_or_else(|| {
                 WriteError::Unknown(StorageError::unavailable(
                     RecordEntry::file_name(record.generation),

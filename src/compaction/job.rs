@@ -25,7 +25,7 @@ use super::backoff;
 use super::commit;
 use super::error::JobError;
 use super::events::{Event, EventSink, Step};
-use super::lease_guard::LeaseGuard;
+use super::lease_guard::{Asked, LeaseGuard};
 use super::ledger::{Known, Ledger, VERSION, Waits};
 use super::observe::View;
 use super::permits::Permits;
@@ -153,6 +153,7 @@ pub async fn attempt(
 ) -> Result<AttemptReport, JobError> {
     let partition = &assignment.partition;
     let ttl = env.settings.lock_ttl;
+    let asked = Asked::now(Arc::clone(&env.clock), ttl);
     let lease = match env.locks.acquire_lock(partition, ttl).await? {
         Acquired::Yes(lease) => lease,
         Acquired::HeldBy(holder) => {
@@ -169,7 +170,7 @@ pub async fn attempt(
     // A lost lease stops the job like a cancellation, and is told apart by the guard.
     let stop = cancel.child_token();
     let lost = CancellationToken::new();
-    let guard = LeaseGuard::hold(Arc::clone(&env.locks), lease, ttl, lost.clone());
+    let guard = LeaseGuard::hold(Arc::clone(&env.locks), lease, asked, lost.clone());
     let stopper = stop.clone();
     let linked = tokio::task::JoinSet::from_iter([async move {
         lost.cancelled().await;
@@ -228,7 +229,8 @@ struct Committed {
 
 impl Job<'_> {
     async fn run(&self) -> Result<AttemptReport, JobError> {
-        let (view, settled) = settle(self.env, self.partition, self.assignment.head_seen, || self.author()).await?;
+        let (view, settled) =
+            settle(self.env, self.partition, self.assignment.head_seen, || self.acting(Step::Settle)).await?;
         let settings = self.env.settings.for_partition(self.partition);
         let skipped = |reason| Ok(AttemptReport { attempt: Attempt::Skipped(reason), settled, untidied: None });
         let known = self.env.ledger.of(self.partition).await;
@@ -353,7 +355,7 @@ impl Job<'_> {
 
         facts.step = self.begin(Step::Commit)?;
         let record = view.head.commit(self.author(), &view.listing, &consumed, &outcome);
-        commit::create(storage, self.partition, &record).await?;
+        commit::create(storage, self.partition, &record, || !self.guard.is_lost()).await?;
         facts.committed = Some(Committed { outcome, bytes_before: record.inputs.size_bytes });
         Ok(())
     }
@@ -379,6 +381,11 @@ impl Job<'_> {
     fn stopped<T>(&self, step: Step) -> Result<T, JobError> {
         self.check(step)?;
         Err(JobError::Cancelled { step: step.as_str() })
+    }
+
+    /// In whose name the next change is made, while the lease is held.
+    fn acting(&self, step: Step) -> Result<Author, JobError> {
+        if self.guard.is_lost() { Err(JobError::LeaseLost { step: step.as_str() }) } else { Ok(self.author()) }
     }
 
     fn author(&self) -> Author {
@@ -449,7 +456,7 @@ impl Job<'_> {
             facts.step = Step::Tidy;
             self.env.events.send(Event::JobStep { job_id: self.id.job_id.clone(), step: Step::Tidy });
         }
-        let error = settle_after(self.env, self.partition, head, || self.author()).await.err()?;
+        let error = settle_after(self.env, self.partition, head, || self.acting(Step::Tidy)).await.err()?;
         warn!(target: LOG, job_id = self.id.job_id, partition = %self.partition, %error,
             "Tidying is left to the next cycle");
         committed.then_some(error)

@@ -1,7 +1,8 @@
 //! Bringing a partition to rest: tidy what the head says is over, close what an earlier attempt left open.
 //!
 //! The decisions are [`recovery::next_step`], [`recovery::may_void`] and [`tidy::plan`]; this file carries them out, one
-//! step at a time, each from a fresh view. Called under the lease, at the start of every job and after its commit.
+//! step at a time, each from a fresh view. Called under the lease, at the start of every job and after its commit; before every
+//! change `acting` says in whose name it is made, or that the lease is no longer held, which ends it there.
 
 use chrono::TimeDelta;
 use tracing::{info, warn};
@@ -46,14 +47,14 @@ pub async fn settle(
     env: &JobEnv,
     partition: &PartitionId,
     expected: Generation,
-    author: impl Fn() -> Author,
+    acting: impl Fn() -> Result<Author, JobError>,
 ) -> Result<(View, Settled), JobError> {
     let mut expected = expected;
     let mut done = Settled::default();
     for _ in 0..MAX_STEPS {
         let view = observe_from(&env.storage, partition, expected).await?;
         expected = view.head.generation();
-        match step(env, partition, &view, &author, &mut done).await? {
+        match step(env, partition, &view, &acting, &mut done).await? {
             Progress::AtRest => return Ok((view, done)),
             Progress::Cleared | Progress::LookAgain => {}
         }
@@ -67,14 +68,14 @@ pub async fn settle_after(
     env: &JobEnv,
     partition: &PartitionId,
     expected: Generation,
-    author: impl Fn() -> Author,
+    acting: impl Fn() -> Result<Author, JobError>,
 ) -> Result<Settled, JobError> {
     let mut expected = expected;
     let mut done = Settled::default();
     for _ in 0..MAX_STEPS {
         let view = observe_from(&env.storage, partition, expected).await?;
         expected = view.head.generation();
-        match step(env, partition, &view, &author, &mut done).await? {
+        match step(env, partition, &view, &acting, &mut done).await? {
             Progress::AtRest | Progress::Cleared => return Ok(done),
             Progress::LookAgain => {}
         }
@@ -96,7 +97,7 @@ async fn step(
     env: &JobEnv,
     partition: &PartitionId,
     view: &View,
-    author: &impl Fn() -> Author,
+    acting: &impl Fn() -> Result<Author, JobError>,
     done: &mut Settled,
 ) -> Result<Progress, JobError> {
     let due = tidy_plan(env, view);
@@ -108,13 +109,14 @@ async fn step(
     match recovery::next_step(view, !due.is_empty()) {
         NextStep::Settled => return Ok(Progress::AtRest),
         NextStep::Tidy => {
+            acting()?;
             let everything = carry_out(env, partition, view, &due, done).await?;
             if everything && recovery::next_step(view, false) == NextStep::Settled {
                 return Ok(Progress::Cleared);
             }
         }
         NextStep::CloseOpenAttempt { files } => {
-            done.voided += usize::from(close(env, partition, view, &files, author()).await?);
+            done.voided += usize::from(close(env, partition, view, &files, acting()?).await?);
         }
         NextStep::FailClosed(fault) => fail_closed(env, partition, view, fault).await?,
     }

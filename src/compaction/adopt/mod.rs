@@ -22,7 +22,7 @@ use super::commit;
 use super::error::JobError;
 use super::footer::{self, FooterError};
 use super::job::{JobEnv, LOG};
-use super::lease_guard::LeaseGuard;
+use super::lease_guard::{Asked, LeaseGuard};
 use super::manager::CompactionManager;
 use super::observe::{View, observe};
 use super::record::{Author, LiveFile};
@@ -83,6 +83,7 @@ impl CompactionManager {
         let env = self.env();
         self.probe().await.map_err(|source| JobError::Storage { step: "check storage", source })?;
         let ttl = env.settings.lock_ttl;
+        let asked = Asked::now(Arc::clone(&env.clock), ttl);
         let lease = match env.locks.acquire_lock(partition, ttl).await.map_err(JobError::from)? {
             Acquired::Yes(lease) => lease,
             Acquired::HeldBy(holder) => {
@@ -90,7 +91,7 @@ impl CompactionManager {
                 return Err(AdoptError::Locked { worker_id: holder.worker_id.to_string(), until });
             }
         };
-        let guard = LeaseGuard::hold(Arc::clone(&env.locks), lease, ttl, CancellationToken::new());
+        let guard = LeaseGuard::hold(Arc::clone(&env.locks), lease, asked, CancellationToken::new());
         let job_id = self.new_attempt(partition).job_id;
         let result = Adopting { env, partition, named, job_id, guard: &guard }.run().await;
         guard.release().await;
@@ -172,7 +173,7 @@ impl Adopting<'_> {
                 return Err(JobError::LeaseLost { step: "create record" }.into());
             }
             let record = view.head.adopt(self.author(), &view.listing, &live);
-            match commit::create(&self.env.storage, self.partition, &record).await {
+            match commit::create(&self.env.storage, self.partition, &record, || !self.guard.is_lost()).await {
                 Ok(()) => {
                     records_created += 1;
                     info!(target: LOG, partition = %self.partition, generation = record.generation.0,

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Mutex;
+use std::time::Duration;
 
 use arc::clock::Clock;
 use chrono::{DateTime, TimeDelta, Utc};
@@ -35,6 +36,10 @@ impl Clock for SimClock {
     fn now(&self) -> DateTime<Utc> {
         let elapsed = TimeDelta::from_std(self.started.elapsed()).unwrap();
         self.started_at + elapsed + *self.offset.lock().unwrap()
+    }
+
+    fn uptime(&self) -> Duration {
+        self.started.elapsed()
     }
 }
 

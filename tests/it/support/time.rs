@@ -2,6 +2,7 @@
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use arc::clock::Clock;
 use chrono::{DateTime, TimeDelta, Utc};
@@ -54,5 +55,9 @@ impl Clock for TokioClock {
     fn now(&self) -> DateTime<Utc> {
         assert!(!self.broken.load(Ordering::SeqCst), "the clock is broken");
         *self.base.lock().unwrap() + TimeDelta::from_std(self.began.elapsed()).unwrap()
+    }
+
+    fn uptime(&self) -> Duration {
+        self.began.elapsed()
     }
 }
