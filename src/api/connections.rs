@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use axum::Json;
 use axum::extract::State;
+use futures::TryFutureExt;
 use serde::Serialize;
 use tokio::sync::OnceCell;
 use tokio::time::timeout;
@@ -14,6 +15,7 @@ use utoipa::ToSchema;
 use super::AppState;
 use super::error::ApiError;
 use super::input::{NoParameters, Query};
+use crate::compaction::settings::LockBackend;
 use crate::storage::{Storage, StorageError};
 
 /// How long storage may take to answer.
@@ -25,13 +27,15 @@ pub struct StorageInfo {
     backend: &'static str,
     /// Whether create-if-absent is real, once storage has shown it. Finding out writes, so it is asked once.
     conditional_put: Arc<OnceCell<bool>>,
+    /// The same of compare-and-swap.
+    compare_and_swap: Arc<OnceCell<bool>>,
 }
 
 impl StorageInfo {
     /// `backend` is the name that the configuration has for it.
     #[must_use]
     pub fn new(backend: &'static str) -> Self {
-        Self { backend, conditional_put: Arc::default() }
+        Self { backend, conditional_put: Arc::default(), compare_and_swap: Arc::default() }
     }
 }
 
@@ -46,6 +50,9 @@ pub struct StorageConnection {
     pub latency_ms: Option<f64>,
     /// Whether the store can create a key only if it does not exist, which safety rests on. Null when that is not known.
     pub conditional_put: Option<bool>,
+    /// Whether the store can replace an object only while it is the one that was read, which leases in the bucket rest on.
+    /// Null when that is not known, and where the leases are elsewhere (`lock_backend = "sqlite"`).
+    pub compare_and_swap: Option<bool>,
     /// What is wrong and what to do.
     pub error: Option<String>,
 }
@@ -63,26 +70,44 @@ pub async fn storage(
     #[allow(clippy::cast_precision_loss, reason = "milliseconds of a few seconds")]
     let elapsed_ms = started.elapsed().as_micros() as f64 / 1000.0;
     let reachable = reached.is_ok();
-    let (conditional_put, error) = match reached {
+    let (conditional_put, mut error) = match reached {
         Err(error) => (None, Some(told(&error))),
-        Ok(()) => match patiently(storage, info.conditional_put.get_or_try_init(|| probe(storage))).await {
-            Ok(true) => (Some(true), None),
-            Ok(false) => (Some(false), Some("use a store (or a version of it) with conditional writes".to_owned())),
-            Err(error) => (None, Some(told(&error))),
-        },
+        Ok(()) => {
+            let probed = info.conditional_put.get_or_try_init(|| suits(storage.probe()));
+            verdict(
+                patiently(storage, probed.map_ok(|known| *known)).await,
+                "use a store (or a version of it) with conditional writes",
+            )
+        }
     };
+    let mut compare_and_swap = None;
+    if app.manager.settings().lock_backend == LockBackend::Storage && conditional_put == Some(true) {
+        let probed = info.compare_and_swap.get_or_try_init(|| suits(storage.probe_update()));
+        let remedy = "use a store (or a version of it) with updates under a condition (If-Match), or set lock_backend = \"sqlite\"";
+        (compare_and_swap, error) = verdict(patiently(storage, probed.map_ok(|known| *known)).await, remedy);
+    }
     Ok(Json(StorageConnection {
         backend: info.backend.to_owned(),
         location: storage.location().to_owned(),
         reachable,
         latency_ms: reachable.then_some(elapsed_ms),
         conditional_put,
+        compare_and_swap,
         error,
     }))
 }
 
-async fn probe(storage: &Storage) -> Result<bool, StorageError> {
-    match storage.probe().await {
+/// What is known then, and what is to be done.
+fn verdict(probed: Result<bool, StorageError>, remedy: &str) -> (Option<bool>, Option<String>) {
+    match probed {
+        Ok(true) => (Some(true), None),
+        Ok(false) => (Some(false), Some(remedy.to_owned())),
+        Err(error) => (None, Some(told(&error))),
+    }
+}
+
+async fn suits(probe: impl Future<Output = Result<(), StorageError>>) -> Result<bool, StorageError> {
+    match probe.await {
         Ok(()) => Ok(true),
         Err(StorageError::Unsuitable { .. }) => Ok(false),
         Err(other) => Err(other),

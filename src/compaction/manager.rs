@@ -42,6 +42,7 @@ use crate::storage::{OwnedDir, Storage, StorageError, Tally};
 #[derive(Debug)]
 pub struct Components {
     pub storage: Storage,
+    /// Leases that are kept in storage belong over the very same, [tallied](Storage::tallied), or reports miss their requests.
     pub locks: Arc<dyn LockManager>,
     /// Where history goes, and what is known of damaged files and failed jobs.
     pub state: StateDb,
@@ -116,8 +117,7 @@ impl CompactionManager {
         let permits = Permits::new(settings.max_concurrent_jobs, !storage.is_local());
         let settings = Arc::new(settings);
         let ledger = Ledger::new(state.clone());
-        let traffic = Tally::default();
-        let storage = storage.tallied(&traffic);
+        let (storage, traffic) = storage.tallied();
         Self {
             env: Arc::new(JobEnv {
                 storage,
@@ -534,8 +534,8 @@ impl CompactionManager {
         }
     }
 
-    /// Whether storage is what safety rests on, and the leases if they are there. Asked until it is, then never again. Cycles ask by themselves before their
-    /// first job; a server asks when it starts, so that a mistake shows at once.
+    /// Whether storage is what safety rests on, and the leases if they are there. Asked until it is, then never again. Cycles
+    /// ask by themselves before their first job; a server asks when it starts, so that a mistake shows at once.
     ///
     /// # Errors
     /// See [`crate::storage::Storage::probe`].

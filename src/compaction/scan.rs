@@ -157,7 +157,7 @@ pub enum Finding {
     Skipped(Skipped),
     /// This place could not be looked at; the others are not affected.
     Problem(Problem),
-    /// A folder that is not an hour of a measurement. Never touched.
+    /// A folder that is not an hour of a measurement, or a key of a bucket that is no path. Never touched.
     Unrecognised(String),
 }
 
@@ -179,7 +179,7 @@ pub(super) fn scan(
         })
         .boxed();
     }
-    let looking = Arc::clone(&env);
+    let (looking, listed) = (Arc::clone(&env), env.storage.clone());
     let revisits = extent.revisits(&env.settings, &scope, &standing);
     places(Arc::clone(&env), scope, extent)
         .chain(stream::iter(revisits).then(move |partition| revisit(Arc::clone(&env), partition)))
@@ -196,6 +196,8 @@ pub(super) fn scan(
             }
         })
         .buffered(LOOKS_AT_ONCE)
+        // What the listings left out is known when they are over.
+        .chain(stream::once(async move { stream::iter(listed.take_pathless()).map(Finding::Unrecognised) }).flatten())
         .boxed()
 }
 

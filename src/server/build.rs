@@ -91,6 +91,8 @@ fn manager_over(
             Arc::new(SubprocessEngine::new(SubprocessSettings::this_program().map_err(BuildError::Executable)?))
         }
     };
+    // Before the leases, so that their requests are counted, too.
+    let (storage, _) = storage.tallied();
     let locks = match settings.lock_backend {
         LockBackend::Sqlite => locks_in_state(state.clone()),
         LockBackend::Storage => locks_in_storage(&storage),

@@ -11,8 +11,9 @@
 //! the deletion goes with its new content: that is why writers must not reuse file names.
 
 use std::collections::HashSet;
+use std::panic::AssertUnwindSafe;
 
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 use object_store::ObjectStore;
 use object_store::path::Path;
 
@@ -150,10 +151,16 @@ impl Storage {
         let mut answers = self.store.delete_stream(stream::iter(keys).boxed());
         let mut acknowledged = HashSet::new();
         let mut errors = Vec::new();
-        while let Some(answer) = answers.next().await {
-            match answer {
-                Ok(key) => drop(acknowledged.insert(key)),
-                Err(error) => errors.push(error),
+        loop {
+            // The client panics over an answer that names a key which it did not ask to delete.
+            match AssertUnwindSafe(answers.next()).catch_unwind().await {
+                Ok(Some(Ok(key))) => drop(acknowledged.insert(key)),
+                Ok(Some(Err(error))) => errors.push(error),
+                Ok(None) => break,
+                Err(_) => {
+                    errors.push(unintelligible());
+                    break;
+                }
             }
         }
         drop(answers);
@@ -251,6 +258,11 @@ impl Storage {
             None => StorageError::unavailable(self.shown(key.as_ref()), "the deletion was not acknowledged"),
         }
     }
+}
+
+fn unintelligible() -> object_store::Error {
+    let source = "the store's answer to a batch of deletions is about other keys".into();
+    object_store::Error::Generic { store: "storage", source }
 }
 
 /// The targets that may be deleted; the others are entered into the report.

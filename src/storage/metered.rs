@@ -48,10 +48,16 @@ impl Storage {
         self.counted_by(Arc::new(metrics))
     }
 
-    /// The same storage, with its requests counted in the tally.
+    /// The same storage, with its requests counted, and what they are counted in. Storage that is counted already stays as it
+    /// is: whoever shares it (leases, for one) is counted together with it.
     #[must_use]
-    pub fn tallied(self, tally: &Tally) -> Self {
-        self.counted_by(Arc::new(tally.clone()))
+    pub fn tallied(self) -> (Self, Tally) {
+        if let Some(tally) = self.tally.clone() {
+            return (self, tally);
+        }
+        let tally = Tally::default();
+        let counted = self.counted_by(Arc::new(tally.clone()));
+        (Self { tally: Some(tally.clone()), ..counted }, tally)
     }
 
     fn counted_by(self, counter: Arc<dyn Counter>) -> Self {

@@ -39,6 +39,8 @@ use object_store::path::Path;
 
 use crate::partition::{PartitionId, RECORD_DIR, is_plain_file_name};
 
+use connect::Pathless;
+
 mod answer;
 mod connect;
 mod delete;
@@ -73,6 +75,10 @@ pub struct Storage {
     store: Arc<dyn ObjectStore>,
     local: Option<Arc<LocalRoot>>,
     location: Arc<str>,
+    /// What the listings left out, and the prefix that this storage lies below.
+    left_out: Option<(Arc<Pathless>, Arc<str>)>,
+    /// What the traffic of this storage is counted in.
+    tally: Option<Tally>,
 }
 
 /// Only where it is: the clients of object stores show account keys and tokens.
@@ -112,18 +118,35 @@ impl Storage {
         };
         let store = LocalFileSystem::new_with_prefix(&path).map_err(|e| unusable(e.to_string()))?.with_fsync(true);
         let local = LocalRoot { path, identity: (metadata.dev(), metadata.ino()), staged: AtomicU64::new(0) };
-        Ok(Self { store: Arc::new(store), local: Some(Arc::new(local)), location })
+        Ok(Self { store: Arc::new(store), local: Some(Arc::new(local)), location, left_out: None, tally: None })
     }
 
     /// Storage that is not local disk. `location` is for people and must not contain secrets.
     pub fn over(store: Arc<dyn ObjectStore>, location: impl Into<String>) -> Self {
-        Self { store, local: None, location: location.into().into() }
+        Self { store, local: None, location: location.into().into(), left_out: None, tally: None }
     }
 
     /// The same storage with another store around its store: one that counts, records, limits or injects faults.
     #[must_use]
     pub fn map_store(self, wrap: impl FnOnce(Arc<dyn ObjectStore>) -> Arc<dyn ObjectStore>) -> Self {
         Self { store: wrap(self.store), ..self }
+    }
+
+    /// The same storage, whose listings leave out what is noted there.
+    fn leaving_out(self, pathless: Arc<Pathless>, prefix: &str) -> Self {
+        Self { left_out: Some((pathless, prefix.into())), ..self }
+    }
+
+    /// The keys that are no path (`db//cpu/a.parquet`) and that listings came across since the last call, from the root of the
+    /// storage. Nothing else is ever done with them.
+    #[must_use]
+    pub fn take_pathless(&self) -> Vec<String> {
+        let Some((pathless, prefix)) = &self.left_out else { return Vec::new() };
+        let below = |key: String| match key.strip_prefix(prefix.as_ref()).and_then(|rest| rest.strip_prefix('/')) {
+            Some(rest) if !prefix.is_empty() => rest.to_owned(),
+            _ => key,
+        };
+        pathless.take().into_iter().map(below).collect()
     }
 
     /// The store below the verbs, for what is no data: leases. Whoever writes to it keeps to the reserved prefix.

@@ -17,6 +17,10 @@ const SECOND: &[u8] = b"second";
 const PROBE_OBJECT: &str = "probe";
 /// What is deleted and was never there: shows whether deleting is allowed.
 const PROBE_NOTHING: &str = "probe-nothing";
+/// What compare-and-swap is tried on.
+const PROBE_UPDATE: &str = "probe-update";
+/// How often that is begun anew when others are at it.
+const PROBE_ROUNDS: usize = 20;
 
 impl Storage {
     /// Checks that create-if-absent is real: the second create of a key must fail and leave the first one's content.
@@ -36,8 +40,8 @@ impl Storage {
     }
 
     /// Checks that compare-and-swap is real: an update must succeed with the `ETag` that the object has, and fail with one
-    /// that it had before. Not part of [`Self::probe`], because compaction does not need it. Its object is removed again,
-    /// unless the process dies in between: then one small object stays in the reserved folder.
+    /// that it had before. Not part of [`Self::probe`], because compaction does not need it. Its object, one for all probes,
+    /// is removed again; the one of a probe that died is used and removed by the next.
     ///
     /// # Errors
     /// [`StorageError::Unsuitable`] when an update with an old `ETag` succeeds, and on local disk, which has no updates.
@@ -48,18 +52,31 @@ impl Storage {
                 detail: "a folder has no compare-and-swap; keep the leases in SQLite".to_owned(),
             });
         }
-        let unique = format!("probe-{:016x}", fastrand::u64(..));
-        let key = self.key(&format!("{STAGING_DIR}/{unique}"))?;
-        let verdict = match self.create_probe_object(&key, &Bytes::from(unique)).await {
-            Ok(()) => self.probe_swap(&key).await,
-            // Nothing more is asked of a store that refuses already this, and what it says then would hide the reason.
-            Err(error @ (StorageError::PermissionDenied { .. } | StorageError::Misconfigured { .. })) => {
-                return Err(error);
-            }
-            Err(error) => Err(error),
-        };
+        let key = self.key(&format!("{STAGING_DIR}/{PROBE_UPDATE}"))?;
+        let verdict = self.probe_swaps(&key).await;
+        // Nothing more is asked of a store that refuses already this, and what it says then would hide the reason.
+        if let Err(StorageError::PermissionDenied { .. } | StorageError::Misconfigured { .. }) = verdict {
+            return verdict;
+        }
         let removed = self.remove_probe_object(&key).await;
         verdict.and(removed)
+    }
+
+    /// Another service may probe at this moment, and change or remove the object at any point: then everything is asked again.
+    async fn probe_swaps(&self, key: &Path) -> Result<(), StorageError> {
+        for _ in 0..PROBE_ROUNDS {
+            match self.store.put_opts(key, unique().into(), create()).await {
+                Ok(_) | Err(Error::AlreadyExists { .. } | Error::Precondition { .. }) => {}
+                Err(error) => return Err(self.error(key, error)),
+            }
+            if let Some(verdict) = self.probe_swap(key).await? {
+                return verdict;
+            }
+        }
+        Err(StorageError::unavailable(
+            self.shown(key.as_ref()),
+            "too many services check compare-and-swap at the same time",
+        ))
     }
 
     /// Clients do not repeat a deletion whose answer got lost. Here it can be.
@@ -73,17 +90,6 @@ impl Storage {
             };
         }
         result
-    }
-
-    async fn create_probe_object(&self, key: &Path, content: &Bytes) -> Result<(), StorageError> {
-        match self.store.put_opts(key, content.clone().into(), create()).await {
-            Ok(_) => Ok(()),
-            // Nobody else has this key: an answer got lost on the way, and the client has asked again.
-            Err(Error::AlreadyExists { .. } | Error::Precondition { .. }) if self.reads(key).await? == *content => {
-                Ok(())
-            }
-            Err(error) => Err(self.error(key, error)),
-        }
     }
 
     /// The primitive of remote stores: a conditional put. The object may be there from an earlier probe, or from one of
@@ -122,29 +128,50 @@ impl Storage {
         self.judge(&target, FIRST, second).await
     }
 
-    async fn probe_swap(&self, key: &Path) -> Result<(), StorageError> {
-        let old = self.store.head(key).await.map_err(|e| self.error(key, e))?;
-        let old = UpdateVersion { e_tag: old.e_tag, version: old.version };
-        let update = |content: &'static [u8]| {
+    /// The verdict; `None` when somebody else was at the object. Every content is another one, because some stores make the
+    /// `ETag` from it: an old one would come back.
+    async fn probe_swap(&self, key: &Path) -> Result<Option<Result<(), StorageError>>, StorageError> {
+        let Some(old) = self.version(key).await? else { return Ok(None) };
+        let update = |content: Bytes| {
             let options = PutOptions { mode: PutMode::Update(old.clone()), ..PutOptions::default() };
             self.store.put_opts(key, content.into(), options)
         };
-        match update(FIRST).await {
+        match update(unique()).await {
             Ok(_) => {}
-            Err(Error::Precondition { .. } | Error::NotImplemented { .. }) => {
-                return Err(self.unsuitable("it refused an update with the ETag that the object has"));
+            Err(Error::NotImplemented { .. }) => {
+                return Ok(Some(Err(self.unsuitable("it knows no update under a condition"))));
+            }
+            Err(Error::Precondition { .. } | Error::NotFound { .. }) => {
+                let is_same = self.version(key).await?.is_some_and(|now| now.e_tag == old.e_tag);
+                let refused = || Err(self.unsuitable("it refused an update with the ETag that the object has"));
+                return Ok(is_same.then(refused));
             }
             Err(error) => return Err(self.error(key, error)),
         }
-        match update(SECOND).await {
+        let late = unique();
+        match update(late.clone()).await {
             Err(Error::Precondition { .. }) => {}
-            Ok(_) => return Err(self.unsuitable("it let an update with an old ETag succeed")),
+            // Somebody else has removed it.
+            Err(Error::NotFound { .. }) => return Ok(None),
+            Ok(_) => return Ok(Some(Err(self.unsuitable("it let an update with an old ETag succeed")))),
             Err(error) => return Err(self.error(key, error)),
         }
-        if self.reads(key).await? == FIRST {
-            Ok(())
-        } else {
-            Err(self.unsuitable("a refused update changed the object"))
+        match self.reads(key).await {
+            Ok(kept) if kept == late => Ok(Some(Err(self.unsuitable("a refused update changed the object")))),
+            Ok(_) => Ok(Some(Ok(()))),
+            Err(StorageError::NotFound { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// `None`: it is not there.
+    async fn version(&self, key: &Path) -> Result<Option<UpdateVersion>, StorageError> {
+        match self.store.head(key).await {
+            Ok(meta) => Ok(Some(UpdateVersion { e_tag: meta.e_tag, version: meta.version })),
+            Err(error) => match self.error(key, error) {
+                StorageError::NotFound { .. } => Ok(None),
+                other => Err(other),
+            },
         }
     }
 
@@ -171,6 +198,11 @@ impl Storage {
             detail: format!("{detail}; use a store (or a version of it) with conditional writes"),
         }
     }
+}
+
+/// A content that nobody has written before.
+fn unique() -> Bytes {
+    format!("probe {:016x}", fastrand::u64(..)).into()
 }
 
 fn create() -> PutOptions {

@@ -19,6 +19,7 @@ mod embed;
 mod environment;
 mod faults;
 mod fidelity;
+mod frozen;
 mod fuzz;
 mod fuzz_targets;
 mod logs;

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use arc::clock::{Clock, ManualClock, SystemClock};
 use arc::compaction::events::{Event, EventSink, Step};
-use arc::compaction::settings::Isolation;
+use arc::compaction::settings::{Isolation, LockBackend};
 use arc::compaction::{CompactionManager, CompactionSettings, Components, CycleReport, Reach, Scope};
 use arc::config::{Config, Input};
-use arc::lock::{Acquired, CompactionLock};
+use arc::lock::{Acquired, CompactionLock, LockManager, StorageLocks};
 use arc::merge::resources::{detect, job_limits};
 use arc::merge::{DuckDbEngine, MergeEngine, MergeError, MergeOutcome, MergeRequest, ProgressSink};
 use arc::partition::Hour;
@@ -31,6 +31,7 @@ struct Bucket {
     arc: Arc,
     store: Shared<InMemory>,
     log: Shared<Log>,
+    lock_backend: LockBackend,
     /// The steps of jobs, and when they began.
     began: Shared<Mutex<Vec<(Step, Instant)>>>,
 }
@@ -39,7 +40,13 @@ impl Bucket {
     /// With these lines in the `[compaction]` section. Files count as quiet at once.
     fn with(settings: &str) -> Self {
         let arc = Arc::with(&format!("settle_seconds = 0\n{settings}"));
-        Self { arc, store: Shared::new(InMemory::new()), log: Log::new(), began: Shared::default() }
+        Self {
+            arc,
+            store: Shared::new(InMemory::new()),
+            log: Log::new(),
+            lock_backend: LockBackend::Sqlite,
+            began: Shared::default(),
+        }
     }
 
     fn manager_at(&self, now: DateTime<Utc>) -> CompactionManager {
@@ -50,12 +57,22 @@ impl Bucket {
         let config = Config::load(&Input { file: Some(self.arc.config_file()), ..Input::default() }).unwrap();
         let state = StateDb::open(&config.state.db_path).unwrap();
         let clock = Shared::new(ManualClock::at(now));
-        let settings = CompactionSettings { isolation: Isolation::InProcess, ..config.compaction };
+        let settings = CompactionSettings {
+            isolation: Isolation::InProcess,
+            lock_backend: self.lock_backend,
+            ..config.compaction
+        };
         let store: Shared<dyn ObjectStore> = self.store.clone();
         let (log, began) = (Shared::clone(&self.log), Shared::clone(&self.began));
+        let (storage, _) = Storage::over(Recording::over(store, &self.log), "memory://bucket").tallied();
+        // As the composition root does it.
+        let locks: Shared<dyn LockManager> = match settings.lock_backend {
+            LockBackend::Sqlite => Shared::new(CompactionLock::new(state.clone(), clock.clone())),
+            LockBackend::Storage => Shared::new(StorageLocks::new(&storage, clock.clone())),
+        };
         let components = Components {
-            storage: Storage::over(Recording::over(store, &self.log), "memory://bucket"),
-            locks: Shared::new(CompactionLock::new(state.clone(), clock.clone())),
+            storage,
+            locks,
             state,
             engine,
             clock,
@@ -165,6 +182,22 @@ async fn compacting_720_files_stays_within_its_budget_of_requests() {
     assert_eq!(report.storage.requests["list"], 7);
     assert!(report.storage.bytes_read > report.bytes_before, "{report:#?}");
     assert!(report.storage.bytes_written > report.bytes_after, "{report:#?}");
+}
+
+/// A lease costs two reads and two writes, which are in the report like all others; the numbers allowed are the same.
+#[tokio::test]
+async fn leases_in_the_bucket_are_in_the_report_and_within_the_same_budget() {
+    let bucket = Bucket { lock_backend: LockBackend::Storage, ..Bucket::with("") };
+    bucket.put(PARTITION, raw(0..720)).await;
+
+    let report = bucket.cycle().await;
+
+    assert_eq!((report.jobs_completed, report.files_compacted), (1, 720));
+    let all = bucket.log.take();
+    let leases: Vec<_> = all.iter().filter(|r| r.path.starts_with("_compaction_locks/")).cloned().collect();
+    assert_eq!(by_operation(&leases).into_iter().collect::<Vec<_>>(), [("get", 2), ("put", 2)]);
+    assert_within_budget(&of_work(all.clone()), 720);
+    assert_eq!(report.storage.total_requests(), all.len() as u64, "{:?}", report.storage);
 }
 
 #[tokio::test]

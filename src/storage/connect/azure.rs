@@ -2,10 +2,13 @@
 
 mod listings;
 
+use std::sync::Arc;
+
 use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
 
 use self::listings::Listings;
 
+use super::pathless::{Connector, Pathless};
 use super::{below, client_options, misconfigured, retry_config};
 use crate::storage::settings::{AzureSettings, Patience};
 use crate::storage::{Storage, StorageError};
@@ -21,16 +24,18 @@ impl Storage {
     pub fn azure(settings: &AzureSettings, patience: &Patience) -> Result<Self, StorageError> {
         let endpoint = endpoint(settings);
         let place = format!("{endpoint}/{}", settings.container);
+        let pathless = Arc::<Pathless>::default();
         let builder = MicrosoftAzureBuilder::new()
             .with_account(account(settings))
             .with_container_name(&settings.container)
             .with_client_options(client_options(patience, endpoint.starts_with("http://")))
             .with_endpoint(endpoint)
+            .with_http_connector(Connector(Arc::clone(&pathless)))
             .with_retry(retry_config(patience));
         let store = with_credentials(builder, settings)
             .and_then(MicrosoftAzureBuilder::build)
             .map_err(|error| misconfigured(&place, "no client can be made from the settings", error))?;
-        below(Listings(store), &settings.prefix, &place)
+        below(Listings(store), &settings.prefix, &place, pathless)
     }
 }
 

@@ -1,8 +1,11 @@
 //! Google Cloud Storage.
 
+use std::sync::Arc;
+
 use object_store::gcp::GoogleCloudStorageBuilder;
 use serde_json::Value;
 
+use super::pathless::{Connector, Pathless};
 use super::{below, client_options, misconfigured, retry_config};
 use crate::storage::settings::{GcsSettings, Patience};
 use crate::storage::{Storage, StorageError};
@@ -17,16 +20,18 @@ impl Storage {
     /// [`StorageError::Misconfigured`] when no client can be made from the settings. Nothing is sent.
     pub fn gcs(settings: &GcsSettings, patience: &Patience) -> Result<Self, StorageError> {
         let place = format!("gs://{}", settings.bucket);
+        let pathless = Arc::<Pathless>::default();
         let builder = GoogleCloudStorageBuilder::new()
             .with_bucket_name(&settings.bucket)
             // Service account files of test servers name a plain address; Google's are all HTTPS.
             .with_client_options(client_options(patience, true))
+            .with_http_connector(Connector(Arc::clone(&pathless)))
             .with_retry(retry_config(patience));
         let store = with_credentials(builder, settings)
             .map_err(|(what, source)| misconfigured(&place, &what, source))?
             .build()
             .map_err(|error| misconfigured(&place, "no client can be made from the settings", error))?;
-        below(store, &settings.prefix, &place)
+        below(store, &settings.prefix, &place, pathless)
     }
 }
 

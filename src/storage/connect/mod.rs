@@ -10,12 +10,14 @@
 //! - **Every wait has an end** ([`Patience`]), and a request that failed in a way that may pass is repeated.
 //!   A create-if-absent whose answer got lost is not repeated blindly: its caller asks what happened.
 //! - **No secret is in a location or an error.**
+//! - **A key that is no path stops nobody**: listings are read without it (`pathless`).
 //!
 //! Deliberately not here: making buckets, profiles of `~/.aws`, and encryption, which are the business of the account and
 //! of the bucket's own settings.
 
 mod azure;
 mod gcs;
+mod pathless;
 mod s3;
 #[cfg(test)]
 mod tests;
@@ -29,17 +31,21 @@ use object_store::{BackoffConfig, ClientOptions, HeaderValue, ObjectStore, Retry
 use super::settings::Patience;
 use super::{Storage, StorageError};
 
+pub(super) use pathless::Pathless;
+
 /// The longest pause between two attempts.
 const MAX_PAUSE: std::time::Duration = std::time::Duration::from_secs(15);
 
 /// A store, below a prefix of it. `place` is where its root is, for people.
-fn below(store: impl ObjectStore, prefix: &str, place: &str) -> Result<Storage, StorageError> {
+fn below(store: impl ObjectStore, prefix: &str, place: &str, pathless: Arc<Pathless>) -> Result<Storage, StorageError> {
     let prefix = prefix.trim_matches('/');
-    if prefix.is_empty() {
-        return Ok(Storage::over(Arc::new(store), place));
-    }
-    let path = Path::parse(prefix).map_err(|error| misconfigured(place, "the prefix cannot be used", error))?;
-    Ok(Storage::over(Arc::new(PrefixStore::new(store, path)), format!("{place}/{prefix}")))
+    let storage = if prefix.is_empty() {
+        Storage::over(Arc::new(store), place)
+    } else {
+        let path = Path::parse(prefix).map_err(|error| misconfigured(place, "the prefix cannot be used", error))?;
+        Storage::over(Arc::new(PrefixStore::new(store, path)), format!("{place}/{prefix}"))
+    };
+    Ok(storage.leaving_out(pathless, prefix))
 }
 
 fn client_options(patience: &Patience, plain_http: bool) -> ClientOptions {

@@ -1,7 +1,10 @@
 //! Amazon S3, and what speaks its protocol: `MinIO`, Ceph, R2.
 
+use std::sync::Arc;
+
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
 
+use super::pathless::{Connector, Pathless};
 use super::{below, client_options, misconfigured, retry_config};
 use crate::storage::settings::{Patience, S3Settings};
 use crate::storage::{Storage, StorageError};
@@ -29,6 +32,7 @@ impl Storage {
     /// [`StorageError::Misconfigured`] when no client can be made from the settings. Nothing is sent.
     pub fn s3(settings: &S3Settings, patience: &Patience) -> Result<Self, StorageError> {
         let Address { place, url } = Address::of(settings);
+        let pathless = Arc::<Pathless>::default();
         let builder = AmazonS3Builder::new()
             .with_bucket_name(&settings.bucket)
             .with_region(region(settings))
@@ -36,11 +40,12 @@ impl Storage {
             // The address has the bucket in it where it belongs, for either style.
             .with_virtual_hosted_style_request(true)
             .with_client_options(client_options(patience, !settings.use_ssl))
+            .with_http_connector(Connector(Arc::clone(&pathless)))
             .with_retry(retry_config(patience));
         let store = with_credentials(builder, settings)
             .and_then(AmazonS3Builder::build)
             .map_err(|error| misconfigured(&place, "no client can be made from the settings", error))?;
-        below(store, &settings.prefix, &place)
+        below(store, &settings.prefix, &place, pathless)
     }
 }
 

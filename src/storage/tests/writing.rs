@@ -245,6 +245,47 @@ async fn probes_that_end_early_leave_no_more_than_one_object() {
     assert_eq!(f.names().await, ["_compaction_staging/probe"]);
 }
 
+/// I5: the same of compare-and-swap, whose object is removed by whoever gets that far.
+#[tokio::test]
+async fn probes_of_updates_leave_nothing_and_clear_away_what_others_left() {
+    let f = Fixture::memory();
+    f.put("_compaction_staging/probe-update", "of a service that died").await;
+    f.storage.probe_update().await.unwrap();
+    assert_eq!(f.names().await, Vec::<String>::new());
+    for op in [Op::Delete, Op::Get, Op::Put] {
+        f.faults.plan(op, "", Fault::LosesTheAnswer);
+        for _ in 0..3 {
+            f.storage.probe_update().await.unwrap_err();
+        }
+    }
+    assert!(f.names().await.len() <= 1, "{:?}", f.names().await);
+}
+
+/// Services that start at the same moment use one object, and find the store no worse for it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn many_probes_of_updates_at_once_all_pass() {
+    for _ in 0..20 {
+        let f = Fixture::memory();
+        let storage = f.storage.clone();
+        let probes = (0..4).map(|_| {
+            let storage = storage.clone();
+            tokio::spawn(async move { storage.probe_update().await })
+        });
+        for probe in futures::future::join_all(probes).await {
+            probe.unwrap().unwrap();
+        }
+        assert_eq!(f.names().await, Vec::<String>::new());
+    }
+}
+
+/// T23: a store that takes every update, and one that takes none.
+#[tokio::test]
+async fn a_probe_refuses_a_store_whose_updates_have_no_conditions() {
+    let storage = Storage::over(Arc::new(Forgetful(InMemory::new())), "memory://forgetful");
+    let error = storage.probe_update().await.unwrap_err();
+    assert!(error.to_string().contains("it let an update with an old ETag succeed"), "{error}");
+}
+
 #[tokio::test]
 async fn a_probe_says_that_storage_is_full_or_read_only() {
     for f in Fixture::both() {

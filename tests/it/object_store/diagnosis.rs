@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use arc::clock::SystemClock;
 use arc::lock::{LockManager, StorageLocks};
-use arc::storage::{Storage, StorageError};
+use arc::storage::{DeleteTarget, Place, Storage, StorageError};
 
 use crate::object_store::remote::{PROBE, Remote};
 use crate::support::canned::Canned;
 use crate::support::served::Served;
 use crate::support::servers::{Bucket, Kind};
-use crate::support::{Arc, Run, block_on};
+use crate::support::{Arc, PARTITION, Run, block_on};
 
 /// A bucket on a server that is no real one.
 fn bucket(kind: Kind, address: &str) -> Bucket {
@@ -128,6 +128,39 @@ fn a_store_without_conditional_writes_is_refused() {
     );
     let methods: Vec<String> = server.asked().iter().map(|request| request.method().to_owned()).collect();
     assert_eq!(methods, ["PUT", "GET", "PUT"], "no deletion, so that nobody else's object goes");
+}
+
+/// T49: an answer that names a key which nobody asked to delete, and one that makes no sense at all. What is still there has
+/// failed, and the next tidy tries again.
+#[test]
+fn a_batch_of_deletions_that_is_answered_with_nonsense_has_failed() {
+    let object = |name: &str| {
+        let (key, at) = (format!("{PARTITION}/{name}"), "2025-10-08T16:00:00.000Z");
+        format!(
+            "<Contents><Key>{key}</Key><LastModified>{at}</LastModified><ETag>&quot;1&quot;</ETag><Size>1</Size></Contents>"
+        )
+    };
+    let listing = format!("<ListBucketResult>{}{}</ListBucketResult>", object("a.parquet"), object("b.parquet"));
+    for answer in [
+        "<DeleteResult><Error><Key>who/asked</Key><Code>InternalError</Code><Message>QUOTED</Message></Error></DeleteResult>",
+        "<DeleteResult><Error><Key>a//b</Key><Code>InternalError</Code><Message>QUOTED</Message></Error></DeleteResult>",
+        "no document",
+    ] {
+        let page = listing.clone();
+        let server = Canned::start(move |request| {
+            let body = if request.method() == "POST" { answer.to_owned() } else { page.clone() };
+            (200, Vec::new(), body)
+        });
+        let storage = bucket(Kind::Moto, &server.address).storage();
+        let partition = PARTITION.parse().unwrap();
+        let report = block_on(async {
+            let listing = storage.list_partition(&partition).await.unwrap();
+            let targets: Vec<DeleteTarget> = listing.data.iter().map(DeleteTarget::from).collect();
+            storage.delete_exact(&partition, Place::Data, &targets, &listing).await
+        });
+        let failed: Vec<&str> = report.failed.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!((failed, report.deleted.len()), (vec!["a.parquet", "b.parquet"], 0), "{answer}: {report:?}");
+    }
 }
 
 /// The program says it, does nothing, and ends with exit code 1.

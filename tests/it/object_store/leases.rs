@@ -1,6 +1,6 @@
 //! Leases in the bucket, on real servers: the suite that every lock passes, and what people see of them.
 
-use std::sync::Arc as Shared;
+use std::sync::{Arc as Shared, Mutex};
 use std::time::{Duration, Instant};
 
 use arc::clock::{ManualClock, SystemClock};
@@ -10,7 +10,8 @@ use arc::partition::PartitionId;
 use arc::storage::{Storage, StorageError};
 use object_store::local::LocalFileSystem;
 
-use crate::object_store::remote::{NoHook, Remote};
+use crate::object_store::remote::{NoHook, PROBE, Remote};
+use crate::support::proxy::{Proxy, Wire};
 use crate::support::servers::{Bucket, Kind};
 use crate::support::stores::manager_over;
 use crate::support::{PARTITION, block_on};
@@ -110,6 +111,45 @@ fn leases_in_the_bucket_are_listed_by_command_and_api() {
     let server = remote.arc.serve();
     let reply = server.get("/api/compaction/locks").json();
     assert_eq!((&reply["active_locks"], &reply["locks"][0]["worker_id"]), (&1.into(), &"a worker elsewhere".into()));
+}
+
+/// What the program says of its requests is what went over the wire, leases and all.
+#[test]
+fn the_report_of_the_program_counts_the_requests_for_leases() {
+    let Some(remote) = Remote::with(Kind::Moto, IN_BUCKET) else { return };
+    remote.write_telemetry(3, 100);
+    let asked = Shared::new(Mutex::new(Vec::<String>::new()));
+    let seen = Shared::clone(&asked);
+    let proxy = Proxy::start(&remote.bucket.address, move |_, request| {
+        seen.lock().unwrap().push(format!("{} {}", request.method(), request.target()));
+        Wire::Good
+    });
+    remote.configure(&remote.bucket.through(&proxy.address), IN_BUCKET);
+
+    let report = remote.compact_well();
+
+    let asked = asked.lock().unwrap();
+    let leases = asked.iter().filter(|request| request.contains("_compaction_locks")).count();
+    assert_eq!(leases, 4, "{asked:#?}");
+    let reported: u64 = report["storage"]["requests"].as_object().unwrap().values().map(|n| n.as_u64().unwrap()).sum();
+    assert_eq!(reported, asked.len() as u64, "{:#}\n{asked:#?}", report["storage"]);
+}
+
+/// `GET /api/connections/storage` says of compare-and-swap what it says of create-if-absent, where something rests on it.
+#[test]
+fn the_connection_says_whether_leases_can_be_in_the_bucket() {
+    Remote::everywhere(|remote| {
+        let kind = remote.bucket.kind;
+        let of = |settings: &str| {
+            remote.configure(&remote.bucket, settings);
+            remote.arc.serve().get("/api/connections/storage").json()
+        };
+        let connection = of(IN_BUCKET);
+        assert_eq!((&connection["compare_and_swap"], &connection["error"]), (&true.into(), &().into()), "{kind:?}");
+        let connection = of("lock_backend = 'sqlite'");
+        assert!(connection["compare_and_swap"].is_null(), "{kind:?}: {connection}");
+        assert_eq!(remote.objects().into_keys().collect::<Vec<_>>(), [PROBE], "{kind:?}: nothing is left of it");
+    });
 }
 
 /// The start asks for compare-and-swap exactly when something rests on it.

@@ -74,6 +74,40 @@ fn a_damaged_file_stops_nobody_and_stays() {
     });
 }
 
+/// I9: a bucket takes any text as a key. What is no path is named and left alone, wherever it is, and the rest compacted.
+#[test]
+fn keys_that_are_no_path_stop_nobody_and_stay() {
+    const ODD: [&str; 5] = [
+        "prod//cpu/2025/10/08/14/odd.parquet",
+        "prod/cpu//2025/10/08/14/odd.parquet",
+        "prod/cpu/2025/10/08/14//odd.parquet",
+        "prod/cpu/2025/10/08/14/./odd.parquet",
+        "/prod/cpu/2025/10/08/14/odd.parquet",
+    ];
+    // A listing of databases or measurements shows only where such keys begin.
+    const NAMED: [&str; 5] = ["/", "prod//", ODD[1], ODD[3], ODD[2]];
+    Remote::everywhere(|remote| {
+        let kind = remote.bucket.kind;
+        remote.write_telemetry(4, 500);
+        let rows = remote.rows();
+        for key in ODD {
+            remote.bucket.put_as_it_is(key);
+        }
+        let plan = remote.arc.command(&["plan", "--json"]).output().unwrap();
+        let plan: serde_json::Value = serde_json::from_slice(&plan.stdout).unwrap();
+        assert_eq!(plan["unrecognised"], serde_json::json!(NAMED), "{kind:?}");
+        let run = remote.arc.compact();
+        assert_eq!(run.code, 0, "{kind:?}: {run:#?}");
+        assert_eq!(run.json()["jobs_completed"], 1, "{kind:?}: {run:#?}");
+        assert!(run.stderr.contains("is no path") || run.stdout.contains("is no path"), "{kind:?}: {run:#?}");
+        assert_eq!(remote.rows(), rows, "{kind:?}");
+        remote.assert_nothing_left_over();
+        for key in ODD {
+            assert!(remote.bucket.is_there_as_it_is(key), "{kind:?}: {key} is gone");
+        }
+    });
+}
+
 /// I7, T21, T27: two processes that do not see each other's locks, as on two machines.
 #[test]
 fn two_workers_without_a_common_lock_lose_and_double_nothing() {

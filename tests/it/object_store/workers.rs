@@ -294,6 +294,11 @@ fn workers_on_several_machines_survive_a_death_and_a_freeze_on_moto() {
 }
 
 #[test]
+fn workers_on_several_machines_survive_a_death_and_a_freeze_on_ministack() {
+    survives_a_death_and_a_freeze(Kind::Ministack);
+}
+
+#[test]
 fn workers_on_several_machines_survive_a_death_and_a_freeze_on_azurite() {
     survives_a_death_and_a_freeze(Kind::Azurite);
 }

@@ -35,6 +35,10 @@ const AZURITE: &str = "azurite@3.35.0";
 const AZURITE_ACCOUNT: &str = "devstoreaccount1";
 const AZURITE_KEY: &str = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw==";
 
+/// What the servers for S3 take for a signature.
+const SIGNATURE: &str =
+    "AWS4-HMAC-SHA256 Credential=test/20251008/us-east-1/s3/aws4_request, SignedHeaders=host, Signature=0";
+
 /// Of signatures.
 const SAS_VERSION: &str = "2020-08-04";
 const SAS_END: &str = "2099-01-01T00:00:00Z";
@@ -172,11 +176,9 @@ impl Server {
             }
             _ => format!("http://{address}/{name}"),
         };
-        let signature =
-            "AWS4-HMAC-SHA256 Credential=test/20251008/us-east-1/s3/aws4_request, SignedHeaders=host, Signature=0";
         let mut request = ureq::put(&url);
         if kind != Kind::Azurite {
-            request = request.header("authorization", signature);
+            request = request.header("authorization", SIGNATURE);
         }
         request.send_empty().unwrap_or_else(|e| panic!("{kind:?}: bucket {name}: {e}"));
     }
@@ -209,6 +211,32 @@ impl Bucket {
     /// The same bucket, with another prefix.
     pub fn at(&self, prefix: &str) -> Self {
         Self { prefix: prefix.to_owned(), ..self.clone() }
+    }
+
+    /// Puts an object there whose key need not be a path.
+    pub fn put_as_it_is(&self, key: &str) {
+        let mut request = ureq::put(&self.url_of(key)).header("x-ms-blob-type", "BlockBlob");
+        if self.kind != Kind::Azurite {
+            request = request.header("authorization", SIGNATURE);
+        }
+        request.send("odd").unwrap();
+        assert!(self.is_there_as_it_is(key), "{:?}: {key}", self.kind);
+    }
+
+    pub fn is_there_as_it_is(&self, key: &str) -> bool {
+        let mut request = ureq::get(&self.url_of(key));
+        if self.kind != Kind::Azurite {
+            request = request.header("authorization", SIGNATURE);
+        }
+        request.call().is_ok_and(|mut answer| answer.body_mut().read_to_string().is_ok_and(|text| text == "odd"))
+    }
+
+    fn url_of(&self, key: &str) -> String {
+        let Self { kind, name, prefix, address } = self;
+        match kind {
+            Kind::Azurite => format!("http://{address}/{AZURITE_ACCOUNT}/{name}/{prefix}/{key}?{}", self.sas("rwl")),
+            _ => format!("http://{address}/{name}/{prefix}/{key}"),
+        }
     }
 
     /// A signature for this container of Azurite, with these rights.

@@ -1,0 +1,188 @@
+//! A worker that did not run for longer than its lease (it was stopped, its machine suspended) and then goes on: it finds the
+//! lease ended by its own clock, before anybody else has begun, and changes nothing more. Wherever the leases are.
+
+use std::fmt;
+use std::sync::Arc as Shared;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use arc::clock::{Clock, ManualClock, SystemClock};
+use arc::compaction::events::EventSink;
+use arc::compaction::report::JobStatus;
+use arc::compaction::settings::{Isolation, LockBackend};
+use arc::compaction::{CompactionManager, CompactionSettings, Components, Scope};
+use arc::config::{Config, Input};
+use arc::lock::{CompactionLock, LockManager, StorageLocks};
+use arc::merge::resources::{detect, job_limits};
+use arc::merge::{DuckDbEngine, MergeEngine, MergeError, MergeOutcome, MergeRequest, ProgressSink};
+use arc::state::StateDb;
+use arc::storage::Storage;
+use async_trait::async_trait;
+use chrono::TimeDelta;
+use futures::TryStreamExt;
+use object_store::memory::InMemory;
+use object_store::path::Path as Key;
+use object_store::{ObjectStore, ObjectStoreExt};
+use tokio_util::sync::CancellationToken;
+
+use crate::support::stores::{Hook, Hooked};
+use crate::support::{Arc, PARTITION, telemetry};
+
+/// When the worker stops.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum When {
+    /// The outputs are merged, and nothing of them is in storage.
+    Merged,
+    /// The outputs are in storage.
+    Published,
+    /// The record is.
+    Committed,
+    Never,
+}
+
+/// A clock that a worker sleeps by, once.
+struct Sleep {
+    clock: Shared<ManualClock>,
+    when: When,
+    done: AtomicBool,
+}
+
+impl fmt::Debug for Sleep {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Sleep({:?})", self.when)
+    }
+}
+
+impl Sleep {
+    /// Three hours, when it is time; a lease has two.
+    fn at(&self, now: When) {
+        if self.when == now && !self.done.swap(true, Ordering::SeqCst) {
+            self.clock.advance(TimeDelta::hours(3));
+        }
+    }
+}
+
+impl Hook for Sleep {
+    fn before(&self, _: usize, _: &str, _: &Key) -> object_store::Result<()> {
+        Ok(())
+    }
+
+    fn after(&self, _: usize, effect: &str, path: &Key) -> object_store::Result<()> {
+        if effect == "put" && path.as_ref().contains("/_compaction/") {
+            self.at(When::Committed);
+        } else if effect == "put" && path.as_ref().ends_with("_compacted.parquet") {
+            self.at(When::Published);
+        }
+        Ok(())
+    }
+}
+
+/// DuckDB, and then a sleep.
+#[derive(Debug)]
+struct Engine(Shared<Sleep>);
+
+#[async_trait]
+impl MergeEngine for Engine {
+    async fn merge(
+        &self,
+        request: MergeRequest,
+        progress: ProgressSink,
+        cancel: CancellationToken,
+    ) -> Result<MergeOutcome, MergeError> {
+        let outcome = DuckDbEngine.merge(request, progress, cancel).await;
+        self.0.at(When::Merged);
+        outcome
+    }
+}
+
+struct Bucket {
+    arc: Arc,
+    store: Shared<InMemory>,
+    clock: Shared<ManualClock>,
+    backend: LockBackend,
+}
+
+impl Bucket {
+    async fn with_work(backend: LockBackend) -> Self {
+        let arc = Arc::with("min_files = 2\nsettle_seconds = 0");
+        let bytes = std::fs::read(arc.write("templates/x/2000/01/01/00", "x.parquet", &telemetry(0, 20))).unwrap();
+        let store = Shared::new(InMemory::new());
+        for name in ["a", "b", "c"] {
+            let key = Key::parse(format!("{PARTITION}/{name}.parquet")).unwrap();
+            store.put(&key, bytes.clone().into()).await.unwrap();
+        }
+        let clock = Shared::new(ManualClock::at(SystemClock.now() + TimeDelta::seconds(1)));
+        Self { arc, store, clock, backend }
+    }
+
+    /// The worker, also when it is started again.
+    fn worker(&self, when: When) -> CompactionManager {
+        let config = Config::load(&Input { file: Some(self.arc.config_file()), ..Input::default() }).unwrap();
+        let state = StateDb::open(&config.state.db_path).unwrap();
+        let settings =
+            CompactionSettings { isolation: Isolation::InProcess, lock_backend: self.backend, ..config.compaction };
+        let clock = self.clock.clone();
+        let sleep = Shared::new(Sleep { clock: clock.clone(), when, done: AtomicBool::new(false) });
+        let store: Shared<dyn ObjectStore> = self.store.clone();
+        let storage = Storage::over(Hooked::over(store, sleep.clone()), "memory://bucket");
+        let locks: Shared<dyn LockManager> = match self.backend {
+            LockBackend::Sqlite => Shared::new(CompactionLock::new(state.clone(), clock.clone())),
+            LockBackend::Storage => Shared::new(StorageLocks::new(&storage, clock.clone())),
+        };
+        let components = Components {
+            storage,
+            locks,
+            state,
+            engine: Shared::new(Engine(sleep)),
+            clock,
+            limits: job_limits(detect(), None, None, settings.max_concurrent_jobs),
+            events: EventSink::ignore(),
+            seed: fastrand::u64(..),
+        };
+        CompactionManager::new(components, settings)
+    }
+
+    /// Names in the partition: of the raw files, of ours, of records.
+    async fn names(&self) -> [Vec<String>; 3] {
+        let partition = Key::parse(PARTITION).unwrap();
+        let found: Vec<_> = self.store.list(Some(&partition)).try_collect().await.unwrap();
+        let mut names = [vec![], vec![], vec![]];
+        for meta in found {
+            let name = meta.location.as_ref()[PARTITION.len() + 1..].to_owned();
+            let at = if name.starts_with("_compaction/") { 2 } else { usize::from(name.contains("_compacted")) };
+            names[at].push(name);
+        }
+        names
+    }
+}
+
+/// I5, T22.
+#[tokio::test]
+async fn a_worker_that_thaws_after_its_lease_has_ended_changes_nothing_more() {
+    for backend in [LockBackend::Sqlite, LockBackend::Storage] {
+        for (when, ours, records) in [(When::Merged, 0, 0), (When::Published, 1, 0), (When::Committed, 1, 1)] {
+            let what = format!("{backend:?}, {when:?}");
+            let bucket = Bucket::with_work(backend).await;
+
+            let manager = bucket.worker(when);
+            let report = manager.run_compaction_cycle(Scope::default(), CancellationToken::new()).await.unwrap();
+
+            let names = bucket.names().await;
+            assert_eq!(names.each_ref().map(Vec::len), [3, ours, records], "{what}: {names:?}");
+            let job = &report.jobs[0];
+            if when == When::Committed {
+                assert_eq!(job.status, JobStatus::Completed, "{what}: {job:#?}");
+            } else {
+                assert_eq!(job.status, JobStatus::Cancelled, "{what}: {job:#?}");
+                assert!(job.error.as_ref().unwrap().contains("the lease was lost"), "{what}: {job:#?}");
+            }
+            assert!(!report.needs_attention(), "{what}: {report:#?}");
+            drop(manager);
+
+            let again = bucket.worker(When::Never);
+            let report = again.run_compaction_cycle(Scope::default(), CancellationToken::new()).await.unwrap();
+            assert!(!report.needs_attention(), "{what}: {report:#?}");
+            let [raw, ours, records] = bucket.names().await;
+            assert_eq!((raw.len(), ours.len()), (0, 1), "{what}: {ours:?}, {records:?}");
+        }
+    }
+}
