@@ -13,7 +13,7 @@ use arc::compaction::Scope;
 use tokio_util::sync::CancellationToken;
 
 use crate::crash::KillAt;
-use crate::object_store::remote::{Remote, each, random_file, telemetry_files};
+use crate::object_store::remote::{PLAIN, Remote, each, random_file, telemetry_files};
 use crate::support::block_on;
 use crate::support::servers::Kind;
 use crate::support::stores::manager;
@@ -51,8 +51,8 @@ fn dies_at(remote: &Remote, point: usize) -> bool {
 }
 
 /// The effects of a run that nobody kills.
-fn effects(kind: Kind, files: &[Vec<u8>]) -> Option<Vec<String>> {
-    let remote = Remote::new(kind)?;
+fn effects(kind: Kind, settings: &str, files: &[Vec<u8>]) -> Option<Vec<String>> {
+    let remote = Remote::with(kind, settings)?;
     remote.put_telemetry(files);
     assert!(!dies_at(&remote, usize::MAX));
     let passed = fs::read_to_string(remote.arc.config_file().with_file_name(PASSED)).unwrap();
@@ -62,8 +62,8 @@ fn effects(kind: Kind, files: &[Vec<u8>]) -> Option<Vec<String>> {
     Some(passed.lines().map(ToOwned::to_owned).collect())
 }
 
-fn survives_a_crash(kind: Kind, point: usize, files: &[Vec<u8>]) {
-    let Some(remote) = Remote::new(kind) else { return };
+fn survives_a_crash(kind: Kind, settings: &str, point: usize, files: &[Vec<u8>]) {
+    let Some(remote) = Remote::with(kind, settings) else { return };
     remote.put_telemetry(files);
     let before = remote.fingerprint();
     assert!(dies_at(&remote, point), "{kind:?}: nothing happens at point {point}");
@@ -79,26 +79,26 @@ fn survives_a_crash(kind: Kind, point: usize, files: &[Vec<u8>]) {
 }
 
 /// Every crash point from `first` on, or every third.
-fn survives_every(step: usize, first: usize, kind: Kind) {
+fn survives_every(step: usize, first: usize, kind: Kind, settings: &str) {
     #[allow(clippy::disallowed_methods, reason = "how much is run is said by the environment")]
     let full = std::env::var(FULL).is_ok_and(|full| full == "1");
     let (first, step) = if full { (0, 1) } else { (first, step) };
     let files = telemetry_files(2, 50);
-    let Some(effects) = effects(kind, &files) else { return };
+    let Some(effects) = effects(kind, settings, &files) else { return };
     assert!(effects.len() > 7, "{kind:?}: only {effects:?}: they are not counted");
-    each((first..2 * effects.len()).step_by(step), |point| survives_a_crash(kind, point, &files));
+    each((first..2 * effects.len()).step_by(step), |point| survives_a_crash(kind, settings, point, &files));
 }
 
 /// Every crash around the beginning, the parts and the end of an upload.
 fn an_upload_survives_every_crash(kind: Kind) {
     let files: Vec<_> = (0..2).map(|number| random_file(number, 100_000)).collect();
-    let Some(effects) = effects(kind, &files) else { return };
+    let Some(effects) = effects(kind, PLAIN, &files) else { return };
     let of_upload =
         |effect: &String| ["put_multipart", "put_part", "complete"].iter().any(|part| effect.starts_with(part));
     let numbers: Vec<_> = (0..effects.len()).filter(|number| of_upload(&effects[*number])).collect();
     assert!(numbers.len() > 3, "{kind:?}: not uploaded in parts: {effects:#?}");
     each(numbers.into_iter().flat_map(|number| [2 * number, 2 * number + 1]), |point| {
-        survives_a_crash(kind, point, &files);
+        survives_a_crash(kind, PLAIN, point, &files);
     });
 }
 
@@ -123,23 +123,29 @@ fn an_upload_to_azurite_survives_a_kill_around_every_part() {
 /// I4, I5.
 #[test]
 fn a_compaction_on_moto_survives_a_kill_around_every_effect() {
-    survives_every(1, 0, Kind::Moto);
+    survives_every(1, 0, Kind::Moto, PLAIN);
 }
 
 /// I4, I5.
 #[test]
 fn a_compaction_on_azurite_survives_a_kill_around_every_effect() {
-    survives_every(1, 0, Kind::Azurite);
+    survives_every(1, 0, Kind::Azurite, PLAIN);
 }
 
 /// I4, I5.
 #[test]
 fn a_compaction_on_ministack_survives_a_kill_around_every_effect() {
-    survives_every(1, 0, Kind::Ministack);
+    survives_every(1, 0, Kind::Ministack, PLAIN);
 }
 
 /// I4, I5.
 #[test]
 fn a_compaction_on_the_fake_of_google_survives_a_kill_around_every_third_effect() {
-    survives_every(3, 2, Kind::FakeGcs);
+    survives_every(3, 2, Kind::FakeGcs, PLAIN);
+}
+
+/// I5: a lease of a dead process of this machine stands in nobody's way, whenever it died.
+#[test]
+fn a_compaction_with_its_lease_in_the_bucket_survives_a_kill_around_every_effect() {
+    survives_every(1, 0, Kind::Moto, &format!("{PLAIN}\nlock_backend = 'storage'"));
 }

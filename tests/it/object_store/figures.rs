@@ -24,11 +24,15 @@ use crate::support::stores::manager_telling;
 use crate::support::{PARTITION, block_on};
 
 const MB: u64 = 1_000_000;
-/// Parent and child together, whatever the size of the partition. 700 MB are promised; 200 MB of inputs held in memory on top
-/// of what is measured today would stay below that, and must be seen.
-const MOST_RESIDENT_BYTES: u64 = 400 * MB;
 /// What is compacted unless the environment says otherwise.
-const PARTITION_MB: u64 = 200;
+const PARTITION_MB: u64 = 300;
+
+/// Parent and child together. 700 MB are promised whatever the size of the partition; a third of its inputs held in memory would
+/// stay below that, and must be seen. Measured: 247 MB for 200 MB, 258 MB for 400 MB, 270 MB for 2,000 MB.
+const fn most_resident_bytes(partition_bytes: u64) -> u64 {
+    320 * MB + partition_bytes / 20
+}
+
 /// Rows of a file of 10 MB.
 const ROWS: usize = 155_000;
 
@@ -96,7 +100,8 @@ fn memory_stays_flat_while_a_large_partition_is_compacted() {
         );
     }
     assert_eq!((&report["jobs_completed"], &report["files_compacted"]), (&1.into(), &files.into()), "{report:#}");
-    assert!(most < MOST_RESIDENT_BYTES, "{} MB resident", most / MB);
+    let bound = most_resident_bytes(written);
+    assert!(most < bound && bound < 700 * MB, "{} MB resident, {} MB allowed", most / MB, bound / MB);
     assert!(most > 20 * MB, "nothing was measured");
     let rows = remote.row_count();
     assert_eq!(rows, files * ROWS);

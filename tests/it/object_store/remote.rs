@@ -40,6 +40,9 @@ pub fn random_file(number: usize, rows: usize) -> Vec<u8> {
     ))
 }
 
+/// The settings of most tests.
+pub const PLAIN: &str = "min_files = 2\nsettle_seconds = 0";
+
 /// What probes of a remote store leave, however many there were.
 pub const PROBE: &str = "_compaction_staging/probe";
 
@@ -98,7 +101,7 @@ pub struct Remote {
 impl Remote {
     /// Two files are enough for a compaction, however new: objects cannot be made to look old.
     pub fn new(kind: Kind) -> Option<Self> {
-        Self::with(kind, "min_files = 2\nsettle_seconds = 0")
+        Self::with(kind, PLAIN)
     }
 
     /// With these lines in the `[compaction]` section. `None`: there is no such server here, which has been said.
@@ -244,7 +247,8 @@ impl Remote {
         metas.into_iter().map(|meta| (meta.location.to_string(), (meta.size, meta.e_tag))).collect()
     }
 
-    /// I5: nothing is left of any attempt: no temp folder, no dead object. Probes leave the one object of all probes.
+    /// I5: nothing is left of any attempt: no temp folder, no dead object. Probes leave the one object of all probes, and leases
+    /// in the bucket their released objects.
     pub fn assert_nothing_left_over(&self) {
         let left: Vec<PathBuf> =
             tree(&self.arc.temp()).into_keys().filter(|path| !path.ends_with(".arc-lock")).collect();
@@ -253,7 +257,10 @@ impl Remote {
         for key in self.objects().into_keys() {
             let rest = key.strip_prefix(PARTITION).unwrap_or(&key).trim_start_matches('/');
             assert!(
-                key == PROBE || rest.starts_with("_compaction/") || live.iter().any(|name| name == rest),
+                key == PROBE
+                    || key.starts_with("_compaction_locks/")
+                    || rest.starts_with("_compaction/")
+                    || live.iter().any(|name| name == rest),
                 "{:?}: {key} is left over; live are {live:?}",
                 self.bucket.kind
             );

@@ -7,10 +7,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use arc::clock::{Clock, SystemClock};
 use arc::compaction::events::EventSink;
-use arc::compaction::settings::Isolation;
+use arc::compaction::settings::{Isolation, LockBackend};
 use arc::compaction::{CompactionManager, CompactionSettings, Components};
 use arc::config::{Config, Input};
-use arc::lock::CompactionLock;
+use arc::lock::{CompactionLock, LockManager, StorageLocks};
 use arc::merge::resources::{detect, job_limits};
 use arc::merge::{DuckDbEngine, MergeEngine};
 use arc::state::{Access, StateDb, StateError, Watch};
@@ -84,9 +84,14 @@ pub fn manager_telling(
     let effects = Arc::new(AtomicUsize::new(0));
     let watch = HookedState { hook: Arc::clone(&hook), effects: Arc::clone(&effects) };
     let state = StateDb::open(&config.state.db_path).unwrap().watched(Arc::new(watch));
+    let (storage, _) = storage.map_store(|inner| Arc::new(Hooked { inner, hook, effects })).tallied();
+    let locks: Arc<dyn LockManager> = match settings.lock_backend {
+        LockBackend::Sqlite => Arc::new(CompactionLock::new(state.clone(), clock.clone())),
+        LockBackend::Storage => Arc::new(StorageLocks::new(&storage, clock.clone())),
+    };
     let components = Components {
-        storage: storage.map_store(|inner| Arc::new(Hooked { inner, hook, effects })),
-        locks: Arc::new(CompactionLock::new(state.clone(), clock.clone())),
+        storage,
+        locks,
         state,
         engine,
         clock,
