@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use axum::Json;
 use axum::extract::State;
-use futures::TryFutureExt;
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use serde::Serialize;
 use tokio::sync::OnceCell;
 use tokio::time::timeout;
@@ -20,6 +21,10 @@ use crate::storage::{Storage, StorageError};
 
 /// How long storage may take to answer.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+const NO_CREATE: &str = "use a store (or a version of it) with conditional writes";
+const NO_SWAP: &str =
+    "use a store (or a version of it) with updates under a condition (If-Match), or set lock_backend = \"sqlite\"";
 
 /// What is known about the storage besides what it says itself. Clones share it.
 #[derive(Debug, Clone)]
@@ -71,20 +76,13 @@ pub async fn storage(
     let elapsed_ms = started.elapsed().as_micros() as f64 / 1000.0;
     let reachable = reached.is_ok();
     let (conditional_put, mut error) = match reached {
+        Ok(()) => verdict(probed(storage, &info.conditional_put, storage.probe().boxed()).await, NO_CREATE),
         Err(error) => (None, Some(told(&error))),
-        Ok(()) => {
-            let probed = info.conditional_put.get_or_try_init(|| suits(storage.probe()));
-            verdict(
-                patiently(storage, probed.map_ok(|known| *known)).await,
-                "use a store (or a version of it) with conditional writes",
-            )
-        }
     };
     let mut compare_and_swap = None;
     if app.manager.settings().lock_backend == LockBackend::Storage && conditional_put == Some(true) {
-        let probed = info.compare_and_swap.get_or_try_init(|| suits(storage.probe_update()));
-        let remedy = "use a store (or a version of it) with updates under a condition (If-Match), or set lock_backend = \"sqlite\"";
-        (compare_and_swap, error) = verdict(patiently(storage, probed.map_ok(|known| *known)).await, remedy);
+        let swaps = probed(storage, &info.compare_and_swap, storage.probe_update().boxed()).await;
+        (compare_and_swap, error) = verdict(swaps, NO_SWAP);
     }
     Ok(Json(StorageConnection {
         backend: info.backend.to_owned(),
@@ -106,12 +104,20 @@ fn verdict(probed: Result<bool, StorageError>, remedy: &str) -> (Option<bool>, O
     }
 }
 
-async fn suits(probe: impl Future<Output = Result<(), StorageError>>) -> Result<bool, StorageError> {
-    match probe.await {
-        Ok(()) => Ok(true),
-        Err(StorageError::Unsuitable { .. }) => Ok(false),
-        Err(other) => Err(other),
-    }
+/// Whether storage passes a probe. Asked until there is an answer, then never again.
+async fn probed(
+    storage: &Storage,
+    known: &OnceCell<bool>,
+    probe: BoxFuture<'_, Result<(), StorageError>>,
+) -> Result<bool, StorageError> {
+    let passes = || async {
+        match probe.await {
+            Ok(()) => Ok(true),
+            Err(StorageError::Unsuitable { .. }) => Ok(false),
+            Err(other) => Err(other),
+        }
+    };
+    patiently(storage, async { known.get_or_try_init(passes).await.copied() }).await
 }
 
 async fn patiently<T>(

@@ -307,7 +307,7 @@ impl Job<'_> {
         let storage = &self.env.storage;
 
         facts.step = self.begin(Step::Fetch)?;
-        let inputs = self.fetch(plan, dir).await?;
+        let inputs = self.fetch(view, plan, dir).await?;
 
         // Others may be merging; the files of this job wait on disk.
         let Some(permit) = self.stop.run_until_cancelled(self.env.permits.to_merge()).await else {

@@ -111,9 +111,13 @@ impl LeaseGuard {
         self.lost.is_cancelled()
     }
 
-    /// Gives the lease back. A failure is logged: the lease then expires by itself.
+    /// Gives the lease back. A failure is logged: the lease then expires by itself. One that has ended is nobody's to give back,
+    /// and whoever is cut off would wait long for an answer.
     pub async fn release(mut self) {
         self.renewing.shutdown().await;
+        if self.is_lost() {
+            return;
+        }
         match self.locks.release_lock(&self.lease).await {
             Ok(()) => {}
             Err(LockError::Lost { .. }) => {

@@ -10,20 +10,22 @@ use super::{Job, LOG};
 use crate::compaction::error::JobError;
 use crate::compaction::events::Step;
 use crate::compaction::footer::{self, FooterError};
+use crate::compaction::observe::View;
 use crate::compaction::permits::TRANSFERS_AT_ONCE;
 use crate::compaction::plan::Plan;
+use crate::compaction::record::LiveFile;
 use crate::merge::{MergeInput, MergedFile};
 use crate::partition::DataFile;
 
 impl Job<'_> {
     /// Local files to merge: the objects themselves on local disk, otherwise copies under names of our own.
-    pub(super) async fn fetch(&self, plan: &Plan, dir: &Path) -> Result<Vec<MergeInput>, JobError> {
+    pub(super) async fn fetch(&self, view: &View, plan: &Plan, dir: &Path) -> Result<Vec<MergeInput>, JobError> {
         let fetched = dir.join("fetched");
         if !self.reads_in_place() {
             tokio::fs::create_dir(&fetched).await.map_err(|e| self.temp_error("create", &e))?;
         }
         let transfers: Vec<_> =
-            plan.inputs.iter().enumerate().map(|(i, file)| self.fetch_one(i, file, &fetched).boxed()).collect();
+            plan.inputs.iter().enumerate().map(|(i, file)| self.fetch_one(i, file, view, &fetched).boxed()).collect();
         // In plan order, which the merge's tie-breaking rests on.
         let inputs: Vec<MergeInput> =
             futures::stream::iter(transfers).buffered(TRANSFERS_AT_ONCE).try_collect().await?;
@@ -37,6 +39,7 @@ impl Job<'_> {
         &self,
         index: usize,
         file: &DataFile,
+        view: &View,
         fetched: &Path,
     ) -> Result<MergeInput, JobError> {
         let path = if let Some(in_place) = self.env.storage.local_path(self.partition, &file.name) {
@@ -52,9 +55,33 @@ impl Job<'_> {
                 Some(fetched) => fetched.map_err(|source| JobError::Storage { step: "fetch", source })?,
                 None => return self.stopped(Step::Fetch),
             }
+            if let Some(live) = view.head.live_file(&file.name) {
+                self.check_copy(&copy, live).await?;
+            }
             copy
         };
         Ok(MergeInput { name: file.name.clone(), path, size_bytes: file.size_bytes })
+    }
+
+    /// A compacted file that is merged again: its record says what it was, and a proof that starts from a damaged copy would
+    /// prove the damage. Of raw files nobody knows more than length and `ETag`.
+    async fn check_copy(&self, copy: &Path, live: &LiveFile) -> Result<(), JobError> {
+        let path = copy.to_owned();
+        let hashed = tokio::task::spawn_blocking(move || {
+            let mut hasher = blake3::Hasher::new();
+            hasher.update_reader(std::fs::File::open(path)?)?;
+            Ok::<_, std::io::Error>(format!("blake3:{}", hasher.finalize().to_hex()))
+        });
+        let found = match hashed.await {
+            Ok(hashed) => hashed.map_err(|e| self.temp_error("read", &e))?,
+            // The runtime is shutting down.
+            Err(error) => return Err(self.temp_error("read", &error)),
+        };
+        if found == live.checksum {
+            return Ok(());
+        }
+        let what = format!("input {} was fetched as {found}, and its record says {}", live.name, live.checksum);
+        Err(JobError::Doubt { what })
     }
 
     /// Whether inputs lie on local disk and need not be fetched.

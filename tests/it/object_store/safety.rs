@@ -1,9 +1,14 @@
 //! Compaction end to end on real servers: the same promises as on local files.
 
 use std::process::Stdio;
+use std::sync::Arc as Shared;
 
-use crate::object_store::remote::Remote;
-use crate::support::{PARTITION, telemetry};
+use object_store::ObjectStoreExt;
+use object_store::path::Path;
+
+use crate::object_store::remote::{NoHook, Remote};
+use crate::support::servers::Kind;
+use crate::support::{PARTITION, block_on, telemetry};
 
 /// I1, I2, I5, I6: with the real program, merging in a child process.
 #[test]
@@ -67,8 +72,8 @@ fn a_damaged_file_stops_nobody_and_stays() {
         assert_eq!(run.json()["jobs_completed"], 1, "{kind:?}: {run:#?}");
         let live = remote.live();
         assert!(live.contains(&"damaged.parquet".to_owned()) && live.len() == 2, "{kind:?}: {live:?}");
-        let key = object_store::path::Path::parse(format!("{PARTITION}/damaged.parquet")).unwrap();
-        crate::support::block_on(async { object_store::ObjectStoreExt::delete(&*remote.raw(), &key).await }).unwrap();
+        let key = Path::parse(format!("{PARTITION}/damaged.parquet")).unwrap();
+        block_on(async { remote.raw().delete(&key).await }).unwrap();
         assert_eq!(remote.rows(), rows, "{kind:?}");
         remote.assert_nothing_left_over();
     });
@@ -106,6 +111,34 @@ fn keys_that_are_no_path_stop_nobody_and_stay() {
             assert!(remote.bucket.is_there_as_it_is(key), "{kind:?}: {key} is gone");
         }
     });
+}
+
+/// I2: a file of ours that is no longer what its record says would be merged as it is, proven so, and deleted.
+#[test]
+fn a_compacted_file_that_changed_in_the_bucket_is_not_merged_again() {
+    let Some(remote) = Remote::new(Kind::FakeGcs) else { return };
+    remote.write_telemetry(3, 500);
+    remote.cycle();
+    let name = remote.live().remove(0);
+    let key = Path::parse(format!("{PARTITION}/{name}")).unwrap();
+    let sound = block_on(async { remote.raw().get(&key).await.unwrap().bytes().await }).unwrap();
+    let mut damaged = sound.to_vec();
+    damaged[100] ^= 1;
+    remote.put(PARTITION, &name, damaged);
+    remote.write(PARTITION, "late_1.parquet", &telemetry(2_000, 3_000));
+    remote.write(PARTITION, "late_2.parquet", &telemetry(3_000, 4_000));
+
+    let report = remote.cycle_through(remote.storage(), Shared::new(NoHook));
+
+    assert_eq!((report.jobs_completed, report.jobs_failed), (0, 1), "{report:#?}");
+    let error = report.jobs[0].error.clone().unwrap();
+    assert!(error.contains(&name) && error.contains("its record says blake3:"), "{error}");
+    assert!(error.ends_with("every input was kept"), "{error}");
+    assert_eq!(remote.live().len(), 3);
+
+    remote.put(PARTITION, &name, sound.to_vec());
+    assert_eq!(remote.cycle().files_compacted, 3, "it joins the late files");
+    remote.assert_nothing_left_over();
 }
 
 /// I7, T21, T27: two processes that do not see each other's locks, as on two machines.

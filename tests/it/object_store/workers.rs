@@ -10,23 +10,29 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc as Shared;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use arc::clock::SystemClock;
 use arc::compaction::events::EventSink;
+use arc::compaction::report::JobStatus;
 use arc::compaction::settings::{Isolation, LockBackend};
 use arc::compaction::{CompactionManager, CompactionSettings, Components, Scope};
 use arc::config::{Config, Input};
 use arc::lock::{LockManager, StorageLocks};
-use arc::merge::DuckDbEngine;
 use arc::merge::resources::{detect, job_limits};
+use arc::merge::{DuckDbEngine, MergeEngine, MergeError, MergeOutcome, MergeRequest, ProgressSink};
 use arc::state::StateDb;
+use arc::storage::Storage;
+use arc::storage::settings::Patience;
+use async_trait::async_trait;
 use object_store::path::Path as Key;
 use rustix::process::{Signal, getpid, kill_process};
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
 use crate::object_store::remote::{Remote, telemetry_files};
+use crate::support::proxy::{Proxy, Wire};
 use crate::support::servers::Kind;
 use crate::support::stores::{Hook, Hooked};
 use crate::support::{block_on, tree};
@@ -127,15 +133,25 @@ fn manager(name: &str, fate: Fate, config: &Path, folder: &Path) -> CompactionMa
         ..config.compaction.clone()
     };
     let storage = arc::server::open_storage(&config).unwrap();
-    let clock = Shared::new(SystemClock);
-    let locks = StorageLocks::for_worker(&storage, clock.clone(), name.parse().unwrap());
     let hook = Shared::new(BeforeCommit { fate, marker: folder.join("marker") });
+    let hooked = storage.clone().map_store(|inner| Hooked::over(inner, hook));
+    let locks = StorageLocks::for_worker(&storage, Shared::new(SystemClock), name.parse().unwrap());
+    manager_of(settings, hooked, locks, Shared::new(DuckDbEngine), folder)
+}
+
+fn manager_of(
+    settings: CompactionSettings,
+    storage: Storage,
+    locks: StorageLocks,
+    engine: Shared<dyn MergeEngine>,
+    folder: &Path,
+) -> CompactionManager {
     let components = Components {
-        storage: storage.map_store(|inner| Hooked::over(inner, hook)),
+        storage,
         locks: Shared::new(locks),
         state: StateDb::open(&folder.join("arc.db")).unwrap(),
-        engine: Shared::new(DuckDbEngine),
-        clock,
+        engine,
+        clock: Shared::new(SystemClock),
         limits: job_limits(detect(), None, None, settings.max_concurrent_jobs),
         events: EventSink::ignore(),
         seed: fastrand::u64(..),
@@ -301,6 +317,55 @@ fn workers_on_several_machines_survive_a_death_and_a_freeze_on_ministack() {
 #[test]
 fn workers_on_several_machines_survive_a_death_and_a_freeze_on_azurite() {
     survives_a_death_and_a_freeze(Kind::Azurite);
+}
+
+/// An engine that merges until it is told to stop.
+#[derive(Debug)]
+struct Endless(Shared<AtomicBool>);
+
+#[async_trait]
+impl MergeEngine for Endless {
+    async fn merge(
+        &self,
+        _: MergeRequest,
+        _: ProgressSink,
+        cancel: CancellationToken,
+    ) -> Result<MergeOutcome, MergeError> {
+        self.0.store(true, Ordering::SeqCst);
+        cancel.cancelled().await;
+        Err(MergeError::Cancelled)
+    }
+}
+
+/// T22: nobody tells it that the lease is over; its own clock does.
+#[test]
+fn a_worker_that_is_cut_off_stops_when_its_lease_ends() {
+    let settings = "min_files = 2\nsettle_seconds = 0\nlock_backend = 'storage'";
+    let Some(remote) = Remote::with(Kind::Moto, settings) else { return };
+    remote.write_telemetry(3, 100);
+    let is_cut_off = Shared::new(AtomicBool::new(false));
+    let cut = Shared::clone(&is_cut_off);
+    let proxy =
+        Proxy::start(
+            &remote.bucket.address,
+            move |_, _| {
+                if cut.load(Ordering::SeqCst) { Wire::Stalls } else { Wire::Good }
+            },
+        );
+    // Longer than the lease: no request fails before it ends.
+    let storage = remote.bucket.through(&proxy.address).patient(&Patience { retries: 0, ..Patience::default() });
+    let settings = CompactionSettings { isolation: Isolation::InProcess, lock_ttl: TTL, ..remote.config().compaction };
+    let locks = StorageLocks::for_worker(&storage, Shared::new(SystemClock), "cut off".parse().unwrap());
+    let manager = manager_of(settings, storage, locks, Shared::new(Endless(is_cut_off)), remote.arc.dir());
+
+    let since = Instant::now();
+    let report = block_on(manager.run_compaction_cycle(Scope::default(), CancellationToken::new())).unwrap();
+
+    assert!(since.elapsed() < TTL + Duration::from_secs(20), "{:?}", since.elapsed());
+    let job = &report.jobs[0];
+    assert_eq!(job.status, JobStatus::Cancelled, "{job:#?}");
+    assert!(job.error.as_ref().unwrap().contains("the lease was lost"), "{job:#?}");
+    assert_eq!(remote.live().len(), 3);
 }
 
 /// The real program, as it is installed on several machines: each with its own state, all at once.
