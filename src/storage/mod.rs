@@ -26,6 +26,7 @@
 //!
 //! Two kinds of local files are invisible to `object_store`, and therefore to all of this: names that end in `#` and
 //! digits, and broken symbolic links. A name with a control character, or one that is not UTF-8, makes a listing fail.
+//! In a bucket, keys that are no path are left out of listings ([`Storage::take_pathless`]).
 
 use std::fmt;
 use std::os::unix::fs::MetadataExt;
