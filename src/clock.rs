@@ -1,8 +1,7 @@
 //! Time, injected: the only place that reads the wall clock.
 //!
 //! Two times, because neither can stand for the other: the wall clock, which people and other machines share and which can be
-//! set, and the time that has passed, which nobody sets. What is granted for a while (a lease) ends by whichever says so
-//! first.
+//! set, and the time that has passed, which nobody sets and by which what is granted for a while (a lease) ends.
 
 use std::fmt;
 use std::sync::{Mutex, OnceLock};
