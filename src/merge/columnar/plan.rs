@@ -67,11 +67,11 @@ impl Needs {
     }
 }
 
-/// Cuts a group of files (`line` is theirs) for lanes with this budget. `None`: it is better left to DuckDB.
+/// Cuts a group of files (`line` is theirs) for lanes with this `budget` each. `None`: it is better left to DuckDB.
 pub(in super::super) fn plan(
     group: &SchemaGroup,
     line: &TimeLine<'_>,
-    lane: &Budget,
+    budget: &Budget,
     options: &MergeOptions,
 ) -> Option<Vec<Slice>> {
     let needs = Needs::new(group, options);
@@ -83,12 +83,13 @@ pub(in super::super) fn plan(
             class.files.iter().map(move |file| (file, columns))
         })
         .collect();
-    let aim = lane.aim(group, options);
-    let mut max_rows = (lane.duckdb_bytes / needs.row_bytes.max(1)).clamp(1, MAX_ROWS);
+    let aim = budget.aim(group, options);
+    let mut max_rows = (budget.duckdb_bytes / needs.row_bytes.max(1)).clamp(1, MAX_ROWS);
     loop {
         let slices = line.plan(&SliceAim { max_rows, good_rows: GOOD_ROWS.min(max_rows), ..aim });
-        let fits =
-            slices.iter().all(|slice| needs.bytes(slice, slice.files.iter().map(|&at| files[at])) <= lane.duckdb_bytes);
+        let fits = slices
+            .iter()
+            .all(|slice| needs.bytes(slice, slice.files.iter().map(|&at| files[at])) <= budget.duckdb_bytes);
         if line.decodes(&slices) > MAX_DECODES {
             return None;
         }

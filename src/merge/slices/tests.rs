@@ -160,7 +160,7 @@ proptest! {
         for at in splits {
             let at = at % plan.len();
             let rows = plan[at].rows / 3 + 1;
-            let parts = if at % 2 == 0 { line.split(&plan[at]) } else { line.divide(&plan[at], rows) };
+            let parts = if at.is_multiple_of(2) { line.split(&plan[at]) } else { line.divide(&plan[at], rows) };
             if let Some(parts) = parts {
                 plan.splice(at..=at, parts);
             }

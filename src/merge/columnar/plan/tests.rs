@@ -51,13 +51,13 @@ fn slices(files: &Files, columns: usize, memory_bytes: u64) -> Option<usize> {
     let group = &mut groups[0];
     let class = &mut group.classes[0];
     let model = class.files.remove(0);
-    let mut line = Vec::new();
+    let mut spans = Vec::new();
     class.files.clear();
     for i in 0..files.count {
         let count = files.rows.div_ceil(files.row_group_rows);
         let touched = if files.unsorted { files.rows } else { files.rows / count };
         let start = if files.consecutive { i64::try_from(i).unwrap() * 1_000_000 } else { 0 };
-        line.push(FileSpan { rows: files.rows, range: Some((start, start + 999_999)), nulls: Some(0), touched });
+        spans.push(FileSpan { rows: files.rows, range: Some((start, start + 999_999)), nulls: Some(0), touched });
         class.files.push(ClassFile {
             rows: files.rows,
             size_bytes: files.bytes,
@@ -68,7 +68,7 @@ fn slices(files: &Files, columns: usize, memory_bytes: u64) -> Option<usize> {
         });
     }
     let lane = Budget { threads: 1, duckdb_bytes: memory_bytes };
-    plan(group, &TimeLine::new(&line), &lane, &options()).map(|slices| slices.len())
+    plan(group, &TimeLine::new(&spans), &lane, &options()).map(|slices| slices.len())
 }
 
 fn model_of(file: &ClassFile) -> ClassFile {

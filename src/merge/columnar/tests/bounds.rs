@@ -1,5 +1,6 @@
 //! What a merge holds at once: memory, open files, pages.
 
+use std::io::Write;
 use std::process::Command;
 
 use super::*;
@@ -63,13 +64,13 @@ fn overlapping(files: i64, rows: usize, columns: usize) -> Inputs {
     inputs
 }
 
-/// Runs `measure` in a process of its own, which runs the test named `test` only; what it printed.
-fn alone(test: &str, measure: impl FnOnce() -> String) -> Option<String> {
+/// Runs `measure` in a process of its own, which runs the test of this name only; what it printed.
+fn alone(name: &str, measure: impl FnOnce() -> String) -> Option<String> {
     if std::env::args().any(|argument| argument == MEASURE) {
-        println!("measured: {}", measure());
+        std::io::stdout().write_all(format!("measured: {}\n", measure()).as_bytes()).unwrap();
         return None;
     }
-    let name = format!("{}::{test}", module_path!().split_once("::").unwrap().1);
+    let name = format!("{}::{name}", module_path!().split_once("::").unwrap().1);
     let child =
         Command::new(std::env::current_exe().unwrap()).args([&name, "--exact", "--nocapture", MEASURE]).output();
     let text = String::from_utf8(child.unwrap().stdout).unwrap();
@@ -103,8 +104,8 @@ fn a_slice_of_many_wide_files_takes_little_memory_for_footers() {
 #[test]
 fn a_slice_is_merged_within_about_the_memory_that_it_counts_and_not_within_less() {
     let measure = || measure(8, 100_000, 3, 2_400_000);
-    let test = "a_slice_is_merged_within_about_the_memory_that_it_counts_and_not_within_less";
-    let Some(text) = alone(test, measure) else { return };
+    let name = "a_slice_is_merged_within_about_the_memory_that_it_counts_and_not_within_less";
+    let Some(text) = alone(name, measure) else { return };
     assert!(text.ends_with(" false true"), "{text}");
 }
 
@@ -149,7 +150,9 @@ fn a_merge_that_is_no_longer_wanted_opens_no_file() {
     cancel.cancel();
     let limits = Limits { memory_bytes: 1 << 30, cancel: &cancel };
     let mut files = sources(&inputs, &groups[0], 10);
-    files.iter_mut().for_each(|file| file.path = "/does/not/exist".into());
+    for file in &mut files {
+        file.path = "/does/not/exist".into();
+    }
     let opened = SliceFiles::open(&files, groups[0].time, &Room::new(&limits)).err().unwrap();
     assert!(matches!(opened, Refusal::Failed(MergeError::Cancelled)), "{opened:?}");
     let found = damage(files.remove(0), &cancel);

@@ -3,6 +3,7 @@
 use duckdb::arrow::array::new_null_array;
 use duckdb::arrow::compute::cast;
 use duckdb::arrow::datatypes::DataType;
+use parquet::basic::{GzipLevel, ZstdLevel};
 use proptest::prelude::*;
 
 use super::*;
@@ -27,6 +28,7 @@ enum Nulls {
 }
 
 #[derive(Debug, Clone)]
+#[allow(clippy::struct_excessive_bools, reason = "choices that do not depend on each other")]
 struct Writer {
     rows: usize,
     version_2: bool,
@@ -135,7 +137,9 @@ fn array(column: &Column, rows: usize, random: &mut fastrand::Rng) -> ArrayRef {
         7 => Arc::new(values.iter().map(|v| v.map(|v| format!("{v:x}é"))).collect::<StringArray>()),
         8 => Arc::new(values.iter().map(|v| v.map(bytes)).collect::<BinaryArray>()),
         9 => Arc::new(values.iter().map(|v| v.map(|v| v as i64)).collect::<TimestampMicrosecondArray>()),
-        10 => Arc::new(values.iter().map(|v| v.map(|v| (v % 8 * 25) as f64 / 4.0)).collect::<Float64Array>()),
+        10 => {
+            Arc::new(values.iter().map(|v| v.map(|v| f64::from((v % 8) as u32 * 25) / 4.0)).collect::<Float64Array>())
+        }
         _ => Arc::new(values.iter().map(|v| v.map(|v| "x".repeat((v % 400) as usize))).collect::<StringArray>()),
     }
 }
@@ -171,8 +175,8 @@ fn write(inputs: &mut Inputs, case: &Case, writer: &Writer, random: &mut fastran
         Codec::UNCOMPRESSED,
         Codec::SNAPPY,
         Codec::LZ4_RAW,
-        Codec::ZSTD(Default::default()),
-        Codec::GZIP(Default::default()),
+        Codec::ZSTD(ZstdLevel::default()),
+        Codec::GZIP(GzipLevel::default()),
     ];
     let version = if writer.version_2 { WriterVersion::PARQUET_2_0 } else { WriterVersion::PARQUET_1_0 };
     let statistics = if writer.statistics { EnabledStatistics::Page } else { EnabledStatistics::None };
