@@ -28,7 +28,7 @@ sim SEED:
 demo *ARGS:
     cargo run --release -- demo {{ARGS}}
 
-# Fuzz one of survey, record, path, configuration; needs cargo-fuzz and a nightly compiler. Ends with Ctrl-C
+# Fuzz one of survey, pages, record, path, configuration; needs cargo-fuzz and a nightly compiler. Ends with Ctrl-C
 fuzz TARGET *ARGS:
     mkdir -p fuzz/corpus/{{TARGET}}
     cargo +nightly fuzz run --fuzz-dir fuzz {{TARGET}} {{ARGS}} fuzz/corpus/{{TARGET}} fuzz/seeds/{{TARGET}}

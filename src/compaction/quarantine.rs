@@ -12,7 +12,7 @@
 //!
 //! Held back is a file whose defect is its own: it cannot be read, or it can be read but not be rewritten without loss
 //! (which is no damage, but would be found out anew, by a merge, in every cycle). A file that was left out because of the
-//! settings or of the files beside it (no sort column, no other file of its schema) is not held back: it may be welcome as
+//! settings or of the files beside it (no sort column, no other file of its schema, too little memory) is not held back: it may be welcome as
 //! soon as those change. That such files alone are not merged again and again is what [`super::backoff`] sees to.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -96,7 +96,10 @@ pub struct QuarantineFilter {
 pub fn is_its_own_defect(reason: &SetAsideReason) -> bool {
     match reason {
         SetAsideReason::Unreadable(_) | SetAsideReason::Unsupported(_) => true,
-        SetAsideReason::NoSortColumn(_) | SetAsideReason::Alone(_) | SetAsideReason::Unexamined(_) => false,
+        SetAsideReason::NoSortColumn(_)
+        | SetAsideReason::Alone(_)
+        | SetAsideReason::TooLarge(_)
+        | SetAsideReason::Unexamined(_) => false,
     }
 }
 
@@ -338,6 +341,7 @@ fn shortened(reason: &SetAsideReason) -> SetAsideReason {
     match reason {
         SetAsideReason::Unreadable(detail) => SetAsideReason::Unreadable(shorten(detail)),
         SetAsideReason::Unsupported(detail) => SetAsideReason::Unsupported(shorten(detail)),
+        SetAsideReason::TooLarge(detail) => SetAsideReason::TooLarge(shorten(detail)),
         SetAsideReason::NoSortColumn(_) | SetAsideReason::Alone(_) | SetAsideReason::Unexamined(_) => reason.clone(),
     }
 }

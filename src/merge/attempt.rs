@@ -24,11 +24,14 @@ use super::verify::{self, Fingerprint};
 use super::work_dir::{WorkDir, remove_slice};
 use super::{
     LINEAGE_INPUTS_KEY, LINEAGE_PART_KEY, MergeError, MergeLimits, MergeOptions, MergeProgress, MergeRequest,
-    MergeStep, MergedFile, ProgressSink, Verify,
+    MergeStep, MergedFile, ProgressSink, SetAsideReason, Verify,
 };
 
 /// Files in one scan. Very long lists of wide files have crashed older versions, and a short list is quicker to halve.
 const SCAN_FILES: usize = 256;
+
+/// Files that are sorted alone to find out which are too large.
+const MAX_TRIALS: usize = 8;
 
 /// What an attempt needs.
 pub(super) struct Attempt<'a> {
@@ -54,8 +57,8 @@ pub(super) struct Merged {
 
 /// Why an attempt gave nothing.
 pub(super) enum Setback {
-    /// These inputs cannot be read, for these reasons.
-    Damaged(Vec<(usize, String)>),
+    /// The merge goes on without these inputs, for these reasons.
+    LeftOut(LeftOut),
     /// Outputs and inputs of this group disagree.
     Mismatch {
         group: usize,
@@ -69,6 +72,9 @@ impl From<MergeError> for Setback {
         Self::Failed(error)
     }
 }
+
+/// Inputs, and why the merge goes on without them.
+pub(super) type LeftOut = Vec<(usize, SetAsideReason)>;
 
 /// A file of a group, with the class it belongs to.
 #[derive(Clone, Copy)]
@@ -120,7 +126,16 @@ impl Attempt<'_> {
             for chunk in members(group).collect::<Vec<_>>().chunks(SCAN_FILES) {
                 self.report(MergeStep::Scan, 0, 1, done_bytes);
                 match self.scan(group, chunk) {
-                    Ok(part) => fingerprint.add(&part),
+                    Ok(part) if part.rows == stated_rows(chunk) => fingerprint.add(&part),
+                    Ok(part) => {
+                        let found = self.find_miscounted(group, chunk)?;
+                        if found.is_empty() {
+                            let (read, stated) = (part.rows, stated_rows(chunk));
+                            let detail = format!("{read} rows were read of files whose footers state {stated}");
+                            return Err(MergeError::ProofFailed(detail).into());
+                        }
+                        damaged.extend(found);
+                    }
                     Err(error) if is_of_files(&error) => {
                         let found = self.find_damaged(group, chunk)?;
                         if found.is_empty() {
@@ -138,7 +153,7 @@ impl Attempt<'_> {
             self.report(MergeStep::Scan, 1, 1, total_bytes);
             Ok(fingerprints)
         } else {
-            Err(Setback::Damaged(damaged))
+            Err(Setback::LeftOut(damaged))
         }
     }
 
@@ -147,15 +162,20 @@ impl Attempt<'_> {
     }
 
     /// The files that cannot be scanned on their own, found by halving.
-    fn find_damaged(&self, group: &SchemaGroup, suspects: &[Member<'_>]) -> Result<Vec<(usize, String)>, MergeError> {
+    fn find_damaged(&self, group: &SchemaGroup, suspects: &[Member<'_>]) -> Result<LeftOut, MergeError> {
         match self.scan(group, suspects) {
             Ok(_) => Ok(Vec::new()),
             Err(error) if is_of_files(&error) => match suspects {
                 [] => Ok(Vec::new()),
                 [one] => {
                     let input = &self.request.inputs[one.file.input];
-                    let message = self.why_unreadable(&error);
-                    Ok(vec![(one.file.input, message.replace(&self.work.input(one.file.input), &input.name))])
+                    let named = |text: &str| text.replace(&self.work.input(one.file.input), &input.name);
+                    let reason = match &error {
+                        StatementError::OutOfMemory(detail) => self.too_large("reading it", &named(detail)),
+                        StatementError::Other(message) => SetAsideReason::Unreadable(named(message)),
+                        other => SetAsideReason::Unreadable(format!("{other:?}")),
+                    };
+                    Ok(vec![(one.file.input, reason)])
                 }
                 many => {
                     let (left, right) = many.split_at(many.len() / 2);
@@ -168,17 +188,63 @@ impl Attempt<'_> {
         }
     }
 
-    /// Why a file cannot be read on its own.
-    fn why_unreadable(&self, error: &StatementError) -> String {
-        match error {
-            StatementError::OutOfMemory(detail) => {
-                let limit = self.request.limits.memory_bytes;
-                let first = detail.lines().next().unwrap_or_default();
-                format!("reading it alone takes more memory than this merge may use ({limit} bytes): {first}")
+    /// The files of which another number of rows is read than their footers state, found by halving. A proof that compares
+    /// what was read with what was written would not notice rows that the reader overlooks.
+    fn find_miscounted(&self, group: &SchemaGroup, suspects: &[Member<'_>]) -> Result<LeftOut, MergeError> {
+        let read = self.scan(group, suspects).map_err(|error| self.failure(error))?.rows;
+        let stated = stated_rows(suspects);
+        match suspects {
+            [one] if read != stated => {
+                let reason = format!("its footer states {stated} rows, and {read} can be read");
+                Ok(vec![(one.file.input, SetAsideReason::Unreadable(reason))])
             }
-            StatementError::Other(message) => message.clone(),
-            other => format!("{other:?}"),
+            // Two that make up for each other are still two.
+            [] | [_] => Ok(Vec::new()),
+            many => {
+                let (left, right) = many.split_at(many.len() / 2);
+                let mut found = self.find_miscounted(group, left)?;
+                found.extend(self.find_miscounted(group, right)?);
+                Ok(found)
+            }
         }
+    }
+
+    fn too_large(&self, what: &str, detail: &str) -> SetAsideReason {
+        let limit = self.request.limits.memory_bytes;
+        let first = detail.lines().next().unwrap_or_default();
+        SetAsideReason::TooLarge(format!("{what} alone does not fit into {limit} bytes: {first}"))
+    }
+
+    /// Of files whose rows of `range` cannot be sorted together, those that cannot be sorted even alone. Only the largest are
+    /// tried, because each trial takes as long as it takes to run out of memory.
+    fn find_too_large(
+        &self,
+        group: &SchemaGroup,
+        range: slices::Range,
+        suspects: &[Member<'_>],
+    ) -> Result<LeftOut, MergeError> {
+        let mut largest = suspects.to_vec();
+        largest.sort_by_key(|member| std::cmp::Reverse((member.file.uncompressed_bytes, member.file.input)));
+        let mut found = Vec::new();
+        for member in largest.into_iter().take(MAX_TRIALS) {
+            let path = self.work.trial();
+            let sources = sources(self.work, &[member]);
+            let options = &self.request.options;
+            let tried =
+                self.session.execute(&sql::copy_slice(group, &sources, range, sql::Order::Sorted, options, &path));
+            match remove_slice(path.as_ref()) {
+                Err(MergeError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {}
+                removed => removed?,
+            }
+            match tried {
+                Ok(_) => {}
+                Err(StatementError::OutOfMemory(detail) | StatementError::SpillFull(detail)) => {
+                    found.push((member.file.input, self.too_large("sorting it", &detail)));
+                }
+                Err(error) => return Err(self.failure(error)),
+            }
+        }
+        Ok(found)
     }
 
     /// Merges every slice of every group into a file of its own; per group, in ascending order of time.
@@ -203,16 +269,22 @@ impl Attempt<'_> {
                     Ok(found) => found,
                     Err(error) => return error.into(),
                 };
-                if found.is_empty() { MergeError::Engine(detail).into() } else { Setback::Damaged(found) }
+                if found.is_empty() { MergeError::Engine(detail).into() } else { Setback::LeftOut(found) }
             }
             LaneError::Failed(error) => error.into(),
-            LaneError::Statement { group, files, error } if is_of_files(&error) => {
+            LaneError::Statement { group, files, range, error } if is_of_files(&error) => {
                 let group = &self.groups[group];
                 let all: Vec<Member<'_>> = members(group).collect();
                 let suspects: Vec<Member<'_>> = files.iter().map(|&at| all[at]).collect();
-                match self.find_damaged(group, &suspects) {
+                let found = match self.find_damaged(group, &suspects) {
+                    Ok(found) if found.is_empty() && matches!(error, StatementError::OutOfMemory(_)) => {
+                        self.find_too_large(group, range, &suspects)
+                    }
+                    found => found,
+                };
+                match found {
                     Ok(found) if found.is_empty() => self.failure(error).into(),
-                    Ok(found) => Setback::Damaged(found),
+                    Ok(found) => Setback::LeftOut(found),
                     Err(error) => error.into(),
                 }
             }
@@ -324,7 +396,8 @@ impl Attempt<'_> {
                         .fingerprint(&sql::output_fingerprint(group, &paths))
                         .map_err(|e| self.failure(e))?;
                     verify::content(&expected[i], &found).map_err(mismatch)?;
-                    // Every value was compared, so it is an input's footer that is wrong about its own file.
+                    // Every value was compared, and as many rows were read as the footers state: it is an input's statistics
+                    // that are wrong about its own values.
                     if let Err(detail) = footers {
                         tracing::warn!(job_id = %self.request.job_id, %detail, "an input's footer contradicts its data");
                     }
@@ -362,17 +435,22 @@ pub(super) fn contradictions(
     request: &MergeRequest,
     group: &SchemaGroup,
     cancel: &CancellationToken,
-) -> Result<Vec<(usize, String)>, MergeError> {
+) -> Result<LeftOut, MergeError> {
     if !columnar::suits(group) {
         return Ok(Vec::new());
     }
     let look = |member: Member<'_>| {
         let input = &request.inputs[member.file.input];
         let (path, projection) = (input.path.clone(), &member.class.projection[..]);
-        let why = columnar::damage(SourceFile { path, size_bytes: input.size_bytes, projection }, cancel)?;
-        Ok(why.map(|why| (member.file.input, why)))
+        let file = SourceFile { path, size_bytes: input.size_bytes, projection };
+        let why = columnar::damage(file, request.limits.memory_bytes, cancel)?;
+        Ok(why.map(|why| (member.file.input, SetAsideReason::Unreadable(why))))
     };
     members(group).filter_map(|member| look(member).transpose()).collect()
+}
+
+fn stated_rows(files: &[Member<'_>]) -> u64 {
+    files.iter().map(|member| member.file.rows).sum()
 }
 
 /// Whether a file may be the cause. A scan keeps no rows, so one that runs out of memory over a single file met a page that

@@ -2,12 +2,12 @@
 //!
 //! ```text
 //! survey ─> group ─> [scan] ─> merge slices ─> stitch ─> prove ─> outcome
-//!             ▲        │damaged     │damaged                │mismatch: once more, that group unsliced
+//!             ▲        │left out    │left out               │mismatch: once more, that group unsliced
 //!             └────────┴────────────┴───────────────────────┘
 //! ```
 //!
-//! An attempt works on a fixed set of files, and its result depends on no other: as soon as a file turns out to be damaged
-//! the attempt is dropped, the file set aside, and the others are grouped and merged anew. Every turn of the loop sets a
+//! An attempt works on a fixed set of files, and its result depends on no other: as soon as a file turns out to be damaged, or
+//! too large for the memory even alone, the attempt is dropped, the file set aside, and the others are grouped and merged anew. Every turn of the loop sets a
 //! file aside, so it ends.
 //!
 //! Not here: how a group is merged and proven (`attempt.rs`), the child process (`subprocess.rs`).
@@ -67,12 +67,12 @@ fn merge(
     progress: &ProgressSink,
     cancel: &CancellationToken,
 ) -> Result<MergeOutcome, MergeError> {
-    let mut damaged: BTreeMap<usize, String> = BTreeMap::new();
+    let mut left_out: BTreeMap<usize, SetAsideReason> = BTreeMap::new();
     let mut opened: Option<Opened> = None;
     // Before DuckDB is alone with files that may have crashed it, a reader looks at them that does not crash.
     let mut examined = request.limits.means == Means::All;
     loop {
-        let (groups, set_aside) = survey_sound(request, &damaged, progress, cancel)?;
+        let (groups, set_aside) = survey_sound(request, &left_out, progress, cancel)?;
         if !std::mem::replace(&mut examined, true) {
             let found: Vec<_> = groups
                 .iter()
@@ -80,7 +80,7 @@ fn merge(
                 .collect::<Result<Vec<_>, _>>()?
                 .concat();
             if !found.is_empty() {
-                damaged.extend(found);
+                left_out.extend(found);
                 continue;
             }
         }
@@ -96,11 +96,11 @@ fn merge(
             Attempt { request, work, groups: &groups, unsliced, session, files, budget, progress, cancel };
         match attempt.run() {
             Ok(merged) => return outcome(request, &groups, set_aside, merged, session.version()?),
-            Err(Setback::Damaged(files)) => {
+            Err(Setback::LeftOut(files)) => {
                 for (input, why) in &files {
-                    tracing::warn!(job_id = %request.job_id, file = %request.inputs[*input].name, %why, "input is damaged");
+                    tracing::warn!(job_id = %request.job_id, file = %request.inputs[*input].name, %why, "input is left out");
                 }
-                damaged.extend(files);
+                left_out.extend(files);
             }
             Err(Setback::Mismatch { detail, .. }) => return Err(MergeError::ProofFailed(detail)),
             Err(Setback::Failed(error)) => return Err(error),
@@ -108,10 +108,10 @@ fn merge(
     }
 }
 
-/// The inputs that are not known to be damaged, in groups; the others with the reason.
+/// The inputs that are not left out, in groups; the others with the reason.
 pub(super) fn survey_sound(
     request: &MergeRequest,
-    damaged: &BTreeMap<usize, String>,
+    left_out: &BTreeMap<usize, SetAsideReason>,
     progress: &ProgressSink,
     cancel: &CancellationToken,
 ) -> Result<(Vec<SchemaGroup>, Vec<SetAside>), MergeError> {
@@ -123,14 +123,13 @@ pub(super) fn survey_sound(
     };
     // Once more after damage was found: footers are quick to read, and keeping all of them would cost memory always.
     let (mut surveyed, mut set_aside) = survey(&request.inputs, request.limits.threads, cancel, &done)?;
-    surveyed.retain(|s| !damaged.contains_key(&s.input));
+    surveyed.retain(|s| !left_out.contains_key(&s.input));
     let named: BTreeSet<String> = set_aside.iter().map(|s| s.name.clone()).collect();
-    set_aside.extend(damaged.iter().map(|(&input, why)| (&request.inputs[input].name, why)).filter_map(
-        |(name, why)| {
-            let reason = SetAsideReason::Unreadable(why.clone());
-            (!named.contains(name)).then(|| SetAside { name: name.clone(), reason })
-        },
-    ));
+    let left_out = left_out.iter().map(|(&input, reason)| {
+        let name = request.inputs[input].name.clone();
+        SetAside { name, reason: reason.clone() }
+    });
+    set_aside.extend(left_out.filter(|aside| !named.contains(&aside.name)));
     let (groups, left_alone) = group(surveyed, &request.inputs, &request.options);
     set_aside.extend(left_alone);
     Ok((groups, set_aside))

@@ -3,42 +3,23 @@
 //! The library trusts two kinds of numbers in a footer: how long a list is, for which it asks for memory at once, and how
 //! deep the schema nests, which it follows by calling itself. A wrong one does not end in an error, nor in a panic that
 //! somebody could catch: memory that is not there and a stack that is too small end the process, and footers are also
-//! read in the server's. So a footer is walked here first: its encoding (Thrift's compact protocol) needs no knowledge
-//! of its meaning, nothing is stored, and nothing is believed that the bytes themselves do not bear out.
+//! read in the server's. So a footer is walked here first (`compact_protocol.rs`): nothing is stored, and nothing is believed
+//! that the bytes themselves do not bear out.
 //!
 //! What must hold: this function itself allocates no more than the schema is deep, recurses no deeper than
-//! [`MAX_STRUCT_DEPTH`], and takes time in proportion to the bytes, whatever they are. Deliberately not here: whether the
+//! `MAX_STRUCT_DEPTH`, and takes time in proportion to the bytes, whatever they are. Deliberately not here: whether the
 //! footer makes sense. That is the library's business, and the survey's.
 
 use std::fmt;
 
+use super::compact_protocol::{I32, LIST, STRUCT, Walk};
+
 /// Nested groups of a schema. The deepest real schemas have some ten levels, with lists and maps counting two each.
 pub const MAX_SCHEMA_DEPTH: usize = 100;
-
-/// Structs within structs. Parquet's own definitions need eight.
-const MAX_STRUCT_DEPTH: usize = 32;
-
-/// Structs in one list: columns, row groups, pieces of metadata. The library reserves some hundred bytes for each.
-const MAX_STRUCTS: u64 = 1 << 20;
 
 /// Field of the footer that holds the schema, and field of a schema's element that holds the number of its children.
 const SCHEMA_FIELD: i64 = 2;
 const CHILDREN_FIELD: i64 = 5;
-
-/// Types of the compact protocol.
-const STOP: u8 = 0;
-const TRUE: u8 = 1;
-const FALSE: u8 = 2;
-const BYTE: u8 = 3;
-const I16: u8 = 4;
-const I32: u8 = 5;
-const I64: u8 = 6;
-const DOUBLE: u8 = 7;
-const BINARY: u8 = 8;
-const LIST: u8 = 9;
-const SET: u8 = 10;
-const STRUCT: u8 = 12;
-const UUID: u8 = 13;
 
 /// Why a footer is not given to the library.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,7 +40,7 @@ impl std::error::Error for Hostile {}
 pub fn check(footer: &[u8]) -> Result<(), Hostile> {
     let mut walk = Walk { rest: footer };
     walk.fields(&mut |walk, id, kind| match (id, kind) {
-        (SCHEMA_FIELD, LIST) => walk.schema(),
+        (SCHEMA_FIELD, LIST) => schema(walk),
         _ => walk.value(kind, 1),
     })
     .map_err(Hostile)
@@ -73,137 +54,35 @@ pub fn within(tail: &[u8]) -> Option<&[u8]> {
     before.get(before.len().checked_sub(usize::try_from(length).ok()?)?..)
 }
 
-/// What has not been walked yet.
-struct Walk<'a> {
-    rest: &'a [u8],
-}
-
-/// What to do with the value of a field: its id and type.
-type OnField<'f, 'a> = dyn FnMut(&mut Walk<'a>, i64, u8) -> Result<(), String> + 'f;
-
-impl<'a> Walk<'a> {
-    fn fields(&mut self, on_field: &mut OnField<'_, 'a>) -> Result<(), String> {
-        let mut id = 0_i64;
-        loop {
-            let header = self.byte()?;
-            let kind = header & 0x0f;
-            if kind == STOP {
-                return Ok(());
-            }
-            id = match header >> 4 {
-                0 => self.number()?,
-                delta => id.saturating_add(i64::from(delta)),
-            };
-            on_field(self, id, kind)?;
-        }
+/// The elements of the schema stand one after another, each group before its children.
+fn schema(walk: &mut Walk<'_>) -> Result<(), String> {
+    let (element, count) = walk.list()?;
+    if element != STRUCT && count > 0 {
+        return Err("a schema that is no list of structures".to_owned());
     }
-
-    fn value(&mut self, kind: u8, depth: usize) -> Result<(), String> {
-        if depth > MAX_STRUCT_DEPTH {
-            return Err(format!("more than {MAX_STRUCT_DEPTH} structures within each other"));
-        }
-        match kind {
-            // The value is in the type.
-            TRUE | FALSE => Ok(()),
-            BYTE => self.skip(1),
-            I16 | I32 | I64 => self.varint().map(drop),
-            DOUBLE => self.skip(8),
-            UUID => self.skip(16),
-            BINARY => {
-                let length = self.varint()?;
-                self.skip(length)
-            }
-            LIST | SET => {
-                let (element, count) = self.list()?;
-                for _ in 0..count {
-                    match element {
-                        TRUE | FALSE => self.skip(1)?,
-                        _ => self.value(element, depth + 1)?,
-                    }
-                }
+    // Of each open group, how many children are still to come.
+    let mut open: Vec<u64> = Vec::new();
+    for index in 0..count {
+        let mut children = 0;
+        walk.fields(&mut |walk, id, kind| {
+            if id == CHILDREN_FIELD && kind == I32 {
+                children = walk.number()?;
                 Ok(())
+            } else {
+                walk.value(kind, 2)
             }
-            STRUCT => self.fields(&mut |walk, _, kind| walk.value(kind, depth + 1)),
-            other => Err(format!("a value of type {other}, which no footer has")),
+        })?;
+        let left = count - index - 1;
+        match u64::try_from(children) {
+            Ok(0) => close(&mut open),
+            Ok(children) if children <= left => open.push(children),
+            _ => return Err(format!("a group of {children} columns with {left} left")),
+        }
+        if open.len() > MAX_SCHEMA_DEPTH {
+            return Err(format!("a schema of more than {MAX_SCHEMA_DEPTH} levels"));
         }
     }
-
-    /// Type and number of a list's elements. Each takes at least a byte, a struct two.
-    fn list(&mut self) -> Result<(u8, u64), String> {
-        let header = self.byte()?;
-        let element = header & 0x0f;
-        let count = match header >> 4 {
-            15 => self.varint()?,
-            few => u64::from(few),
-        };
-        let (most, smallest) = if element == STRUCT { (MAX_STRUCTS, 2) } else { (u64::MAX, 1) };
-        if count > most || count.saturating_mul(smallest) > self.rest.len() as u64 {
-            return Err(format!("a list of {count} elements in {} bytes", self.rest.len()));
-        }
-        Ok((element, count))
-    }
-
-    /// The elements of the schema stand one after another, each group before its children.
-    fn schema(&mut self) -> Result<(), String> {
-        let (element, count) = self.list()?;
-        if element != STRUCT && count > 0 {
-            return Err("a schema that is no list of structures".to_owned());
-        }
-        // Of each open group, how many children are still to come.
-        let mut open: Vec<u64> = Vec::new();
-        for index in 0..count {
-            let mut children = 0;
-            self.fields(&mut |walk, id, kind| {
-                if id == CHILDREN_FIELD && kind == I32 {
-                    children = walk.number()?;
-                    Ok(())
-                } else {
-                    walk.value(kind, 2)
-                }
-            })?;
-            let left = count - index - 1;
-            match u64::try_from(children) {
-                Ok(0) => close(&mut open),
-                Ok(children) if children <= left => open.push(children),
-                _ => return Err(format!("a group of {children} columns with {left} left")),
-            }
-            if open.len() > MAX_SCHEMA_DEPTH {
-                return Err(format!("a schema of more than {MAX_SCHEMA_DEPTH} levels"));
-            }
-        }
-        Ok(())
-    }
-
-    /// A signed number: zigzag.
-    fn number(&mut self) -> Result<i64, String> {
-        let raw = self.varint()?;
-        Ok((raw >> 1).cast_signed() ^ -(raw & 1).cast_signed())
-    }
-
-    fn varint(&mut self) -> Result<u64, String> {
-        let mut value = 0;
-        for shift in (0..64).step_by(7) {
-            let byte = self.byte()?;
-            value |= u64::from(byte & 0x7f) << shift;
-            if byte < 0x80 {
-                return Ok(value);
-            }
-        }
-        Err("a number of more than 64 bits".to_owned())
-    }
-
-    fn byte(&mut self) -> Result<u8, String> {
-        let (&first, rest) = self.rest.split_first().ok_or("it ends in the middle")?;
-        self.rest = rest;
-        Ok(first)
-    }
-
-    fn skip(&mut self, bytes: u64) -> Result<(), String> {
-        let bytes = usize::try_from(bytes).ok().filter(|&bytes| bytes <= self.rest.len());
-        let bytes = bytes.ok_or("a value that goes on beyond the end")?;
-        self.rest = &self.rest[bytes..];
-        Ok(())
-    }
+    Ok(())
 }
 
 /// A column is complete, and with it every group of which it was the last.

@@ -50,6 +50,7 @@ pub(super) enum LaneError {
     Statement {
         group: usize,
         files: Vec<usize>,
+        range: Range,
         error: StatementError,
     },
     /// Files of this group contradict themselves, or their footers.
@@ -128,6 +129,13 @@ struct Task {
     by_column: bool,
     /// Compared item by item: the slice's place among those of all groups, then the place of each cut.
     position: Vec<usize>,
+}
+
+impl Task {
+    fn failed(self, error: StatementError) -> LaneError {
+        let Slice { files, range, .. } = self.slice;
+        LaneError::Statement { group: self.group, files, range, error }
+    }
 }
 
 /// What the lanes share.
@@ -318,12 +326,12 @@ impl Lanes<'_> {
                         lock(&shared.too_large).push(task);
                         return Ok(None);
                     }
-                    return Err(LaneError::Statement { group: task.group, files: task.slice.files, error });
+                    return Err(task.failed(error));
                 };
                 tracing::debug!(rows = task.slice.rows, "slice does not fit into memory; cutting it in two");
                 return Ok(Some(shared.cut(&task, parts)));
             }
-            Err(error) => return Err(LaneError::Statement { group: task.group, files: task.slice.files, error }),
+            Err(error) => return Err(task.failed(error)),
         }
         lock(&shared.done).slices += 1;
         self.report(shared);
@@ -451,8 +459,9 @@ impl Lanes<'_> {
             }
             let whole = lines[i].whole();
             let path = self.work.slice(shared.files.fetch_add(1, Ordering::Relaxed));
-            self.copy(main, group, &whole.files, &whole, Order::Sorted, &path)
-                .map_err(|error| LaneError::Statement { group: i, files: whole.files.clone(), error })?;
+            self.copy(main, group, &whole.files, &whole, Order::Sorted, &path).map_err(|error| {
+                LaneError::Statement { group: i, files: whole.files.clone(), range: whole.range, error }
+            })?;
             let path = PathBuf::from(path);
             let size_bytes = fs::metadata(&path).map_err(io_error("read", &path))?.len();
             merged[i].push(SliceFile { path, size_bytes });

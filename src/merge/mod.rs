@@ -20,6 +20,7 @@ mod attempt;
 mod budget;
 mod column_type;
 mod columnar;
+mod compact_protocol;
 mod duckdb;
 mod file_schema;
 #[cfg(test)]
@@ -27,6 +28,7 @@ mod fixtures;
 pub mod footer_guard;
 mod lanes;
 mod order;
+mod page_headers;
 #[doc(hidden)]
 pub mod parts;
 mod protocol;
@@ -58,6 +60,8 @@ use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
 pub use self::duckdb::{DuckDbEngine, run as merge_blocking};
+#[doc(hidden)]
+pub use self::page_headers::count_pages;
 pub use self::scan::scan as scan_blocking;
 pub use self::subprocess::{SubprocessEngine, SubprocessSettings};
 #[doc(hidden)]
@@ -251,6 +255,9 @@ pub enum SetAsideReason {
     /// The only file of its schema: rewriting it alone gains nothing.
     #[error("no other file has a compatible schema: {0}")]
     Alone(String),
+    /// It is sound, and alone takes more memory than a merge may use. With a larger limit it can be merged.
+    #[error("takes more memory than a merge may use: {0}: raise compaction.memory_limit_mb, or run fewer jobs at once")]
+    TooLarge(String),
     /// Nothing is known against it: a search for damaged files ended before it got there. The next merge may take it.
     #[error("not examined: {0}")]
     Unexamined(String),

@@ -86,7 +86,7 @@ impl Parts {
 
 fn setback(setback: Setback) -> MergeError {
     match setback {
-        Setback::Damaged(files) => MergeError::Engine(format!("damaged: {files:?}")),
+        Setback::LeftOut(files) => MergeError::Engine(format!("left out: {files:?}")),
         Setback::Mismatch { detail, .. } => MergeError::ProofFailed(detail),
         Setback::Failed(error) => error,
     }

@@ -220,7 +220,7 @@ fn declared_order(path: &Path) -> Option<Vec<String>> {
     let read = || -> Option<Vec<String>> {
         let file = File::open(path).ok()?;
         let length = file.metadata().ok()?.len();
-        let metadata = footer(file, length).ok()?;
+        let metadata = footer(&file, length).ok()?;
         let sorting = metadata.row_groups().first()?.sorting_columns()?;
         let schema = metadata.file_metadata().schema_descr();
         sorting

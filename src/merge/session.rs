@@ -106,8 +106,14 @@ impl Session {
 
     /// The engine's name and version.
     pub(super) fn version(&self) -> Result<String, MergeError> {
-        let version =
-            self.connection.version().map_err(|e| MergeError::Engine(format!("read duckdb's version: {e}")))?;
+        let version = self.connection.version().map_err(|error| {
+            // An interrupt may reach this statement like any other.
+            if self.cancel.is_cancelled() {
+                MergeError::Cancelled
+            } else {
+                MergeError::Engine(format!("read duckdb's version: {error}"))
+            }
+        })?;
         Ok(format!("duckdb {version}"))
     }
 

@@ -5,9 +5,10 @@
 //! the process is not shown to it (`footer_guard.rs`), and a panic of the decoder costs that file only.
 //!
 //! What is kept of a footer is small: equal schemas are shared, and of a column only range and null count remain, so a
-//! survey of thousands of wide files fits into memory. Data pages are not read here, unless values may be too large
-//! for their type and no statistics say that they are not: a sound footer is no proof of sound data, and whoever reads the
-//! data has to be ready for that.
+//! survey of thousands of wide files fits into memory. Of the pages only the headers are read: they say whether there are
+//! rows that the footer hides, which every reader would overlook, and every proof. Their data is not read here, unless values
+//! may be too large for their type and no statistics say that they are not: a sound footer is no proof of sound data, and
+//! whoever reads the data has to be ready for that.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -24,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 use super::column_type::ColumnType;
 use super::file_schema::{FileSchema, SchemaKey, Span};
 use super::footer_guard;
+use super::page_headers::Pages;
 use super::stats::FileColumnStats;
 use super::value_range;
 use super::{MergeError, MergeInput, SetAside, SetAsideReason};
@@ -145,7 +147,8 @@ fn read_one(index: usize, input: &MergeInput, schemas: &Schemas) -> Result<Surve
         return Err(unreadable(format!("{length} bytes long instead of {}", input.size_bytes)));
     }
     catch_unwind(AssertUnwindSafe(|| {
-        let metadata = footer(file, length)?;
+        let metadata = footer(&file, length)?;
+        check_pages(&file, &metadata).map_err(unreadable)?;
         let surveyed = extract(index, length, &metadata, schemas)?;
         let unsupported = |detail| Failure::SetAside(SetAsideReason::Unsupported(detail));
         value_range::check(&input.path, &metadata).map_err(unsupported)?;
@@ -162,7 +165,7 @@ fn open(path: &Path) -> Result<File, Failure> {
 }
 
 /// Reads the footer of a file of this length, if that can be done without danger.
-pub(super) fn footer(mut file: File, length: u64) -> Result<ParquetMetaData, Failure> {
+pub(super) fn footer(mut file: &File, length: u64) -> Result<ParquetMetaData, Failure> {
     if length < 12 {
         return Err(unreadable(format!("{length} bytes are too few for a Parquet file")));
     }
@@ -217,6 +220,31 @@ fn check(metadata: &ParquetMetaData, length: u64) -> Result<(), String> {
     }
     if rows != metadata.file_metadata().num_rows() {
         return Err(format!("{rows} rows in the row groups, {} in the footer", metadata.file_metadata().num_rows()));
+    }
+    Ok(())
+}
+
+/// Refuses a file whose pages hold another number of values than the footer states. Of more, nobody would read the rest; of
+/// fewer, somebody might make up the rest. Where pages cannot be understood, a decoder says so.
+fn check_pages(file: &File, metadata: &ParquetMetaData) -> Result<(), String> {
+    for (number, row_group) in metadata.row_groups().iter().enumerate() {
+        for chunk in row_group.columns() {
+            let stated = u64::try_from(chunk.num_values()).unwrap_or_default();
+            let mut pages = Pages::of(file, chunk);
+            let mut values = 0_u64;
+            while values <= stated
+                && let Some(page) = pages.next()
+            {
+                values = values.saturating_add(page.values);
+            }
+            if values > stated || values < stated && pages.were_all_seen() {
+                let column = chunk.column_path().string();
+                let more = if values > stated { " or more" } else { "" };
+                return Err(format!(
+                    "row group {number}: the pages of column {column:?} hold {values} values{more}, the footer states {stated}"
+                ));
+            }
+        }
     }
     Ok(())
 }

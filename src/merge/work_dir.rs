@@ -64,6 +64,11 @@ impl WorkDir {
         format!("{}/slices/{number}.parquet", self.text)
     }
 
+    /// For something that is tried out and then removed.
+    pub(super) fn trial(&self) -> String {
+        format!("{}/slices/trial.parquet", self.text)
+    }
+
     pub(super) fn output(&self, name: &str) -> PathBuf {
         self.root.join("out").join(name)
     }

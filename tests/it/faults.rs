@@ -73,6 +73,53 @@ fn an_output_that_reads_back_differently_keeps_every_input() {
     assert_eq!(arc.rows(PARTITION), rows);
 }
 
+/// Replaces a file by another one as soon as an output is there.
+#[derive(Debug)]
+struct Replaces {
+    data: PathBuf,
+    file: PathBuf,
+    by: PathBuf,
+}
+
+impl Hook for Replaces {
+    fn before(&self, _: usize, _: &str, _: &Key) -> Result<()> {
+        Ok(())
+    }
+
+    fn after(&self, _: usize, effect: &str, path: &Key) -> Result<()> {
+        if effect == "copy" && is_output(path) && self.by.exists() {
+            assert!(self.data.join(path.as_ref()).exists());
+            fs::rename(&self.by, &self.file).unwrap();
+        }
+        Ok(())
+    }
+}
+
+/// J4: the look at the inputs that counts is the one after publishing. What was merged is no longer what is there, so a record
+/// would make the old rows count, and the new ones as well or not at all.
+#[test]
+fn an_input_that_is_replaced_while_the_outputs_are_published_stops_the_job() {
+    let arc = Arc::new();
+    arc.write_telemetry(PARTITION, 4, 500);
+    let by = arc.dir().join("new.parquet");
+    crate::support::copy(&crate::support::telemetry(90_000, 90_700), &by, "FORMAT parquet");
+    let file = arc.folder(PARTITION).join("cpu_0000.parquet");
+    let others = (1..4).map(|i| arc.folder(PARTITION).join(format!("cpu_{i:04}.parquet")));
+    let wanted = crate::support::rows_of(&others.chain([by.clone()]).collect::<Vec<_>>());
+
+    let report = cycle(&arc, Replaces { data: arc.data(), file, by });
+
+    assert_eq!((report.jobs_completed, report.jobs_failed), (0, 1), "{report:#?}");
+    let job = &report.jobs[0];
+    assert_eq!(job.step.as_str(), "read_back");
+    assert!(job.error.as_ref().unwrap().contains("cpu_0000.parquet changed while it was being merged"), "{job:#?}");
+    assert_eq!(arc.rows(PARTITION), wanted);
+    crate::support::age(&arc.folder(PARTITION).join("cpu_0000.parquet"));
+    assert_eq!(arc.compact_well()["jobs_completed"], 1);
+    assert_eq!(arc.rows(PARTITION), wanted);
+    arc.assert_nothing_left_over(PARTITION);
+}
+
 /// Carries every commit out and answers the first with an error.
 #[derive(Debug, Default)]
 struct LosesTheAnswer(AtomicUsize);

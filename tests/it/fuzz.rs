@@ -72,6 +72,11 @@ fn no_footer_brings_the_survey_down() {
     run("survey", 5_000, targets::survey);
 }
 
+#[test]
+fn no_page_header_leads_out_of_its_chunk() {
+    run("pages", 50_000, targets::pages);
+}
+
 /// T16.
 #[test]
 fn no_bytes_bring_the_record_parser_down_or_name_a_file_elsewhere() {

@@ -23,6 +23,11 @@ pub fn survey(bytes: &[u8]) {
     assert!(guarded.is_ok() || surveyed.is_err(), "the survey read what the guard refuses: {guarded:?}");
 }
 
+/// The pages of a column chunk: each lies within the chunk, behind the one before it, whatever their headers say.
+pub fn pages(bytes: &[u8]) {
+    assert!(arc::merge::count_pages(bytes) <= bytes.len());
+}
+
 /// A record: what was parsed names plain files only, each once, and stays the same when it is written and read again.
 pub fn record(bytes: &[u8]) {
     for generation in [1, 7, u64::MAX] {

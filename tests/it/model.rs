@@ -10,6 +10,9 @@
 //! without a reader, a reused name and very late writes; each of these with one start each, and with two and one if
 //! `ARC_MODEL_FULL` is set.
 //!
+//! Whoever looks at a partition reads the head and then LISTs; or, in searches of their own, takes for the head what it saw
+//! last or that there is none, as `observe_from` does, and then LISTs.
+//!
 //! What is not here: leases, because the protocol must hold when every lock fails; merging, proof and fsync; files of which
 //! a look and a deletion see different ones, and a name used again while its record is being created: nothing helps
 //! against those but that writers do not reuse names.
@@ -66,6 +69,18 @@ fn writes_may_take_effect_twice_and_below_the_head_and_tidying_may_be_skipped() 
 #[test]
 fn a_reader_with_a_paged_listing_sees_every_row_once() {
     holds_in_bounds("reader", Setup::READER);
+}
+
+/// J1, C1 for whoever takes for the head what it saw last, or that there is none, and lets the LIST tell (`observe_from`).
+#[test]
+fn a_worker_that_only_guesses_the_head_loses_and_doubles_no_row() {
+    holds_in_bounds("guessed heads", Setup::GUESSES);
+}
+
+/// S1 in the same way.
+#[test]
+fn a_reader_that_only_guesses_the_head_sees_every_row_once() {
+    holds_in_bounds("guessing reader", Setup::GUESSING_READER);
 }
 
 /// V2, T28. Such a folder may be stuck until a person has looked, but no row is destroyed.

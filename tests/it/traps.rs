@@ -11,7 +11,7 @@ use std::path::Path;
 const TRAPS: [(u32, &str, &str); 70] = [
     (1, "any doubt about an output keeps every input", "an_output_that_reads_back_differently_keeps_every_input"),
     (2, "names are unique per attempt and created exclusively", "publishing_never_overwrites"),
-    (3, "equal base names do not collide", "partitions_of_the_same_name_in_different_databases_stay_apart"),
+    (3, "equal base names do not collide", "inputs_of_the_same_base_name_are_fetched_to_files_of_their_own"),
     (
         4,
         "what was consumed is retired, and nothing else",

@@ -33,6 +33,7 @@ fn only_a_defect_of_the_file_itself_leads_to_quarantine() {
         SetAsideReason::Unsupported("x".into()),
         SetAsideReason::NoSortColumn("x".into()),
         SetAsideReason::Alone("x".into()),
+        SetAsideReason::TooLarge("x".into()),
         SetAsideReason::Unexamined("x".into()),
     ];
     let set_aside =

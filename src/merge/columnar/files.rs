@@ -8,9 +8,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 use parquet::column::page::PageReader;
 use parquet::file::serialized_reader::SerializedPageReader;
+use parquet::schema::types::ColumnDescriptor;
 
 use super::super::schema::Projection;
 use super::chunk::{Chunk, decode, judge};
+use super::claims::{check_claims, check_expansion};
 use super::footers::{Footer, Layouts};
 use super::room::Room;
 use super::{Refusal, SourceFile, read_whole};
@@ -73,6 +75,11 @@ impl OpenFile<'_> {
         let rows = self.footer.rows(row_group)?;
         let (chunk, size) = self.footer.chunk(row_group, leaf)?;
         room.check(size, "of one chunk")?;
+        let claims = match &self.source {
+            Source::Memory(bytes) => check_claims(&&bytes[..], &chunk, room),
+            Source::Disk(path) => check_claims(&File::open(path).map_err(|e| system(&e))?, &chunk, room),
+        };
+        claims.map_err(|refusal| of_chunk(refusal, &descriptor, row_group))?;
         let pages = || -> Result<Box<dyn PageReader>, Refusal> {
             Ok(match &self.source {
                 Source::Memory(bytes) => {
@@ -87,11 +94,25 @@ impl OpenFile<'_> {
         // Nothing says yet that the file is sound, and decoders may panic on what is not.
         let decoded = catch_unwind(AssertUnwindSafe(|| decode(&descriptor, rows, &pages, room)));
         let decoded = decoded.unwrap_or_else(|_| Err(Refusal::Damaged("the decoder panicked".to_owned())));
-        decoded.map(|chunk| Some((chunk, size))).map_err(|refusal| match refusal {
-            Refusal::Damaged(why) => {
-                Refusal::Damaged(format!("column {:?}, row group {row_group}: {why}", descriptor.name()))
-            }
-            other => other,
-        })
+        decoded.map(|chunk| Some((chunk, size))).map_err(|refusal| of_chunk(refusal, &descriptor, row_group))
+    }
+
+    /// Looks at what the pages of a group column really become, where the decoder would go on for as long as there is more.
+    pub(super) fn check_expansion(&self, row_group: usize, column: usize) -> Result<(), Refusal> {
+        let Some(leaf) = self.footer.leaf(column) else { return Ok(()) };
+        let (chunk, _) = self.footer.chunk(row_group, leaf)?;
+        let checked = match &self.source {
+            Source::Memory(bytes) => check_expansion(&&bytes[..], &chunk),
+            Source::Disk(path) => check_expansion(&File::open(path).map_err(|e| system(&e))?, &chunk),
+        };
+        checked.map_err(|refusal| of_chunk(refusal, &self.footer.descriptor(leaf), row_group))
+    }
+}
+
+/// Says of which chunk something is damaged.
+fn of_chunk(refusal: Refusal, column: &ColumnDescriptor, row_group: usize) -> Refusal {
+    match refusal {
+        Refusal::Damaged(why) => Refusal::Damaged(format!("column {:?}, row group {row_group}: {why}", column.name())),
+        other => other,
     }
 }

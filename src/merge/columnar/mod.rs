@@ -17,6 +17,7 @@
 //! reads its output back and compares it with what DuckDB reads from the inputs.
 
 mod chunk;
+mod claims;
 mod column;
 mod encode;
 mod files;
@@ -134,11 +135,21 @@ pub(super) fn merge_slice(
         .unwrap_or_else(|_| Err(Refusal::Unsuited("it panicked".to_owned())))
 }
 
+/// Times that a chunk's values may be held while a file is looked at: in the pages, and decoded.
+const DECODE_COPIES: u64 = 3;
+
 /// What is damaged in a file, as far as decoding every value of its columns tells. `None` also when it cannot be decoded here.
+/// A chunk that would take more than `memory_bytes` is left out: DuckDB, which keeps to its limit, will say what is so.
+///
+/// This is for files that may have brought a process down, so nothing here may take a page's word for its size.
 ///
 /// # Errors
 /// When cancelled.
-pub(super) fn damage(file: SourceFile<'_>, cancel: &CancellationToken) -> Result<Option<String>, MergeError> {
+pub(super) fn damage(
+    file: SourceFile<'_>,
+    memory_bytes: u64,
+    cancel: &CancellationToken,
+) -> Result<Option<String>, MergeError> {
     let columns = file.projection.len();
     let limits = Limits { memory_bytes: u64::MAX, cancel };
     let room = Room::new(&limits);
@@ -147,7 +158,12 @@ pub(super) fn damage(file: SourceFile<'_>, cancel: &CancellationToken) -> Result
         for file in &files.open {
             for row_group in 0..file.footer.row_groups() {
                 for column in 0..columns {
-                    file.decode(row_group, column, &room)?;
+                    file.check_expansion(row_group, column)?;
+                    let chunk = Limits { memory_bytes: memory_bytes / DECODE_COPIES, cancel };
+                    match file.decode(row_group, column, &Room::new(&chunk)) {
+                        Ok(_) | Err(Refusal::Unsuited(_)) => {}
+                        Err(other) => return Err(other),
+                    }
                 }
             }
         }

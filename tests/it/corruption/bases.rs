@@ -13,6 +13,7 @@ use parquet::arrow::arrow_writer::ArrowWriterOptions;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterVersion};
 
+use super::lies;
 use super::pages::Anatomy;
 use crate::support::{copy, telemetry};
 
@@ -78,6 +79,22 @@ fn by_arrow(first: i64, properties: WriterProperties) -> Vec<u8> {
     let mut writer = ArrowWriter::try_new(Vec::new(), batch.schema(), Some(properties)).unwrap();
     writer.write(&batch).unwrap();
     writer.into_inner().unwrap()
+}
+
+/// A file whose last page says what it should become, and goes on for `bytes` when it is decompressed.
+pub fn endless_gzip(bytes: usize) -> Vec<u8> {
+    use std::io::Write;
+    const MEMBER: usize = 64 << 20;
+    let all = all();
+    let gzip = |file: &&Anatomy| {
+        let columns = file.metadata.row_group(0).columns();
+        columns.iter().all(|chunk| matches!(chunk.compression(), Compression::GZIP(_)))
+    };
+    let file = all.iter().find(gzip).unwrap();
+    let mut member = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::new(6));
+    member.write_all(&vec![0; MEMBER]).unwrap();
+    let data = member.finish().unwrap().repeat(bytes.div_ceil(MEMBER));
+    lies::with_last_page(file, &data)
 }
 
 /// A hundred rows of the same enormous string: a dictionary of one, and next to nothing when compressed.

@@ -57,6 +57,39 @@ pub fn about_a_chunk(
     with_footer(file, &rebuilt(info, info.num_rows(), info.schema_descr_ptr(), groups))
 }
 
+/// The same file with other data in its last page, whose header and chunk say how long that is, and nothing else of it.
+pub fn with_last_page(file: &Anatomy, data: &[u8]) -> Vec<u8> {
+    let page = file.pages.iter().max_by_key(|page| page.data.end).unwrap();
+    // Type, size before compression, size after: each behind a byte that says so.
+    let mut at = page.header.start;
+    let mut size = at..at;
+    for _ in 0..3 {
+        at += 1;
+        size.start = at;
+        super::pages::varint(&file.bytes, &mut at);
+    }
+    size.end = at;
+    let stored = super::thrift::zigzag(i64::try_from(data.len()).unwrap());
+    let bytes = [&file.bytes[..size.start], &stored, &file.bytes[size.end..page.header.end], data].concat();
+    let longer = bytes.len() - page.data.end;
+    let mut groups = file.metadata.row_groups().to_vec();
+    let last = groups.pop().unwrap();
+    let mut columns = last.columns().to_vec();
+    let ends = |chunk: &ColumnChunkMetaData| {
+        let (start, length) = chunk.byte_range();
+        usize::try_from(start + length).unwrap() == page.data.end
+    };
+    let chunk = columns.iter_mut().find(|chunk| ends(chunk)).expect("the chunk that ends with the page");
+    let size = chunk.compressed_size() + i64::try_from(longer).unwrap();
+    *chunk = chunk.clone().into_builder().set_total_compressed_size(size).build().unwrap();
+    groups.push(last.into_builder().set_column_metadata(columns).build().unwrap());
+    let info = file.metadata.file_metadata();
+    let metadata = rebuilt(info, info.num_rows(), info.schema_descr_ptr(), groups);
+    let footer_start = bytes.len();
+    let file = Anatomy { bytes, metadata, pages: Vec::new(), footer: footer_start..footer_start };
+    with_footer(&file, &file.metadata)
+}
+
 /// The number of rows: of the file, of a row group, of both, or of everything that has one, all alike.
 pub fn about_rows(file: &Anatomy, rng: &mut Rng) -> Vec<u8> {
     let meta = &file.metadata;
@@ -78,6 +111,31 @@ pub fn about_rows(file: &Anatomy, rng: &mut Rng) -> Vec<u8> {
     }
     let info = meta.file_metadata();
     let rows = if how == 1 { info.num_rows() } else { info.num_rows() + by };
+    with_footer(file, &rebuilt(info, rows, info.schema_descr_ptr(), groups))
+}
+
+/// Fewer rows than the pages hold, alike wherever a footer states a number of them: of one row group, or of all.
+pub fn about_fewer_rows(file: &Anatomy, rng: &mut Rng) -> Vec<u8> {
+    rows_everywhere(file, rng, |there, how| [there - 1, there / 2, 1, 0][how])
+}
+
+/// More rows than the pages hold, in the same way.
+pub fn about_more_rows(file: &Anatomy, rng: &mut Rng) -> Vec<u8> {
+    rows_everywhere(file, rng, |there, how| [there + 1, there + 7, there * 2, 122_880][how])
+}
+
+fn rows_everywhere(file: &Anatomy, rng: &mut Rng, wrong: fn(i64, usize) -> i64) -> Vec<u8> {
+    let meta = &file.metadata;
+    let mut groups = meta.row_groups().to_vec();
+    let (all, only, how) = (rng.bool(), rng.usize(..groups.len()), rng.usize(..4));
+    for (_, group) in groups.iter_mut().enumerate().filter(|(number, _)| all || *number == only) {
+        let rows = wrong(group.num_rows(), how);
+        let lie = |column: &ColumnChunkMetaData| column.clone().into_builder().set_num_values(rows).build().unwrap();
+        let columns = group.columns().iter().map(lie).collect();
+        *group = group.clone().into_builder().set_num_rows(rows).set_column_metadata(columns).build().unwrap();
+    }
+    let info = meta.file_metadata();
+    let rows = groups.iter().map(RowGroupMetaData::num_rows).sum();
     with_footer(file, &rebuilt(info, rows, info.schema_descr_ptr(), groups))
 }
 

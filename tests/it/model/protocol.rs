@@ -43,6 +43,9 @@ pub struct Setup {
     pub very_late_writes: bool,
     /// Workers may plan, and void, while there is still something to tidy. Ours do not; safety must not rest on it.
     pub untidied: bool,
+    /// Who begins may take for the head what it saw last, or that there is none, as `observe_from` does: the LIST that
+    /// follows must tell.
+    pub guesses: bool,
 }
 
 impl Setup {
@@ -55,6 +58,7 @@ impl Setup {
         lost_record: false,
         very_late_writes: false,
         untidied: false,
+        guesses: false,
     };
     /// One start each.
     pub const SMALL: Self = Self { starts: [1, 1], ..Self::WORKERS };
@@ -62,11 +66,13 @@ impl Setup {
     pub const VERY_LATE: Self = Self { very_late_writes: true, untidied: true, ..Self::SMALL };
     pub const UNTIDIED: Self = Self { untidied: true, ..Self::SMALL };
     pub const READER: Self = Self { reader: true, ..Self::SMALL };
+    pub const GUESSES: Self = Self { guesses: true, starts: [2, 1], ..Self::WORKERS };
+    pub const GUESSING_READER: Self = Self { guesses: true, ..Self::READER };
     pub const LOST_RECORD: Self = Self { late_file: false, lost_record: true, ..Self::WORKERS };
 
     /// One start more.
     pub const fn larger(self) -> Self {
-        Self { starts: [2, 1], ..self }
+        Self { starts: [2, if self.starts[0] == 1 { 1 } else { 2 }], ..self }
     }
 }
 
@@ -96,6 +102,8 @@ pub struct Worker {
     start: u8,
     phase: Phase,
     at: At,
+    /// The newest record that it has seen, if it may guess.
+    seen: Option<Rec>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
@@ -145,6 +153,10 @@ pub enum Action {
     NewestRecordIsLost,
     /// The worker's next call on storage, answered well.
     Works(usize),
+    /// The worker takes this for the head, and LISTs.
+    Guesses(usize, Option<Rec>),
+    /// The reader takes it for granted that there is no record, and LISTs.
+    ReaderGuesses,
     /// The worker goes on as if nothing were to be tidied.
     PlansUntidied(usize),
     /// The next deletion fails.
@@ -296,6 +308,7 @@ impl State {
             self.reader
             && head != self.world.head
             && reader_lists_again
+            && !setup.guesses
         {
             self.reader = Reader::Restart { wanted };
         }
@@ -307,7 +320,10 @@ impl State {
         let of = |r: &Rec| r.live | r.retired;
         let mut named = world.files | world.head.as_ref().map_or(0, of);
         named |= world.creates.iter().fold(0, |a, c| a | of(c));
-        for worker in &self.workers {
+        for worker in &mut self.workers {
+            // A record that is gone cannot be read again.
+            worker.seen = worker.seen.filter(|r| setup.guesses && world.stored & (1 << r.generation) != 0);
+            named |= worker.seen.as_ref().map_or(0, of);
             named |= match worker.at {
                 At::List { head } | At::Doubt { head } => head.as_ref().map_or(0, of),
                 At::Tidy { files, .. } => files,
@@ -354,6 +370,7 @@ impl State {
                 At::Publish { commit } => At::Publish { commit: commit.exchanged() },
                 same @ (At::Start | At::Void { .. } | At::Commit { .. } | At::Finished) => same,
             },
+            seen: w.seen.map(Rec::exchanged),
             ..w
         };
         let reader = match self.reader {
@@ -388,6 +405,7 @@ impl Protocol {
         w.at = if w.start < self.setup.starts[worker] { At::Start } else { At::Finished };
         if w.at == At::Finished {
             w.start = 0;
+            w.seen = None;
         }
     }
 
@@ -398,6 +416,8 @@ impl Protocol {
             At::Start => state.workers[worker].at = At::List { head: world.head },
             At::List { head } => {
                 let look = Look::new(world, head, world.files, world.stored);
+                // What is listed as the newest, and was the head at that moment.
+                state.workers[worker].seen = world.head;
                 self.act(worker, state, look, untidied);
             }
             At::Doubt { head } => {
@@ -508,7 +528,8 @@ impl Protocol {
                 let (more, more_records) = page(world, !raw_first);
                 let (listed, records) = (listed | more, records | more_records);
                 let head = if self.lacks(Rule::S1HeadBeforeList) { world.head } else { head };
-                let unchecked = self.lacks(Rule::S1HeadBeforeList) || self.lacks(Rule::S3ListAgain);
+                let believed = self.lacks(Rule::S1GuessIsChecked) && head.is_none();
+                let unchecked = self.lacks(Rule::S1HeadBeforeList) || self.lacks(Rule::S3ListAgain) || believed;
                 let look = Look::new(world, head, listed, records);
                 if unchecked {
                     return self.read_files(state, look, wanted);
@@ -566,6 +587,7 @@ impl Model for Protocol {
             start: 0,
             phase: Phase::First,
             at: if self.setup.starts[w] == 0 { At::Finished } else { At::Start },
+            seen: None,
         };
         vec![State {
             world: World { files: EARLY, written, ..World::default() },
@@ -598,7 +620,7 @@ impl Model for Protocol {
             actions.push(Action::NewestRecordIsLost);
         }
         for worker in 0..2 {
-            let Worker { at, phase, .. } = state.workers[worker];
+            let Worker { at, phase, seen, .. } = state.workers[worker];
             let attempt = state.attempt(worker);
             let waits = match at {
                 At::Finished => continue,
@@ -611,6 +633,11 @@ impl Model for Protocol {
             if !waits {
                 actions.push(Action::Works(worker));
             }
+            if self.setup.guesses && at == At::Start {
+                // The same as to read it, if it is right.
+                let guesses = [None, seen];
+                actions.extend(guesses.into_iter().filter(|g| *g != world.head).map(|g| Action::Guesses(worker, g)));
+            }
             if self.setup.untidied && matches!(at, At::List { .. }) {
                 actions.push(Action::PlansUntidied(worker));
             }
@@ -621,6 +648,9 @@ impl Model for Protocol {
             if !matches!((at, phase), (At::Start, Phase::First) | (At::List { .. } | At::Doubt { .. }, _)) {
                 actions.push(Action::Crashes(worker));
             }
+        }
+        if self.setup.guesses && matches!(state.reader, Reader::Idle | Reader::Restart { .. }) && world.head.is_some() {
+            actions.push(Action::ReaderGuesses);
         }
         match state.reader {
             Reader::Done => {}
@@ -675,6 +705,14 @@ impl Model for Protocol {
             Action::DeletionFails(worker) => {
                 let At::Tidy { files, records, .. } = state.workers[worker].at else { return None };
                 self.tidied(worker, &mut state, files & (files - 1), records, true);
+            }
+            Action::Guesses(worker, head) => state.workers[worker].at = At::List { head },
+            Action::ReaderGuesses => {
+                let wanted = match state.reader {
+                    Reader::Restart { wanted } => wanted,
+                    _ => world.written,
+                };
+                state.reader = Reader::List { wanted, head: None };
             }
             Action::Crashes(worker) => self.end(worker, &mut state),
             Action::Reads { raw_first } => self.read(&mut state, raw_first),

@@ -41,6 +41,8 @@ pub enum Rule {
     S1HeadBeforeList,
     /// Instead: what was listed is read.
     S3ListAgain,
+    /// Instead: a guess at the head is believed, whatever is listed.
+    S1GuessIsChecked,
 }
 
 pub const LOST: &str = "no row is lost (I1, I4)";
@@ -53,7 +55,7 @@ pub const RESTS: &str = "whatever was left over, one undisturbed tidy clears it 
 pub const NOT_STUCK: &str = "nobody fails closed without a cause";
 
 /// Rule, where it matters, and a property that is violated without it.
-pub const MUTATIONS: [(Rule, Setup, &str); 18] = [
+pub const MUTATIONS: [(Rule, Setup, &str); 19] = [
     (Rule::R1AllowList, Setup::SMALL, DOUBLED),
     (Rule::J1NextGeneration, Setup::SMALL, LOST),
     (Rule::J4Recheck, Setup::REUSED_NAME, DOUBLED),
@@ -72,4 +74,5 @@ pub const MUTATIONS: [(Rule, Setup, &str); 18] = [
     (Rule::V2InputsCount, Setup::LOST_RECORD, DESTROYED),
     (Rule::S1HeadBeforeList, Setup::READER, READER),
     (Rule::S3ListAgain, Setup::READER, READER),
+    (Rule::S1GuessIsChecked, Setup::GUESSING_READER, READER),
 ];
