@@ -155,6 +155,6 @@ fn a_merge_that_is_no_longer_wanted_opens_no_file() {
     }
     let opened = SliceFiles::open(&files, groups[0].time, &Room::new(&limits)).err().unwrap();
     assert!(matches!(opened, Refusal::Failed(MergeError::Cancelled)), "{opened:?}");
-    let found = damage(files.remove(0), &cancel);
+    let found = damage(files.remove(0), u64::MAX, &cancel);
     assert!(matches!(found, Err(MergeError::Cancelled)), "{found:?}");
 }
