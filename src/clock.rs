@@ -1,10 +1,11 @@
 //! Time, injected: the only place that reads the wall clock.
 //!
 //! Two times, because neither can stand for the other: the wall clock, which people and other machines share and which can be
-//! set, and the time that has passed, which nobody sets and by which what is granted for a while (a lease) ends.
+//! set, and the time that has passed, which nobody sets. What is granted for a while (a lease) ends by whichever says so
+//! first.
 
 use std::fmt;
-use std::sync::{Mutex, OnceLock};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
@@ -33,10 +34,31 @@ impl Clock for SystemClock {
     /// What Linux counts from its boot on (`CLOCK_BOOTTIME`), asleep or not, in hundredths of a second. Elsewhere, the time
     /// that this process has been awake.
     fn uptime(&self) -> Duration {
-        static BEGAN: OnceLock<(Instant, Duration)> = OnceLock::new();
-        let (began, before) = BEGAN.get_or_init(|| (Instant::now(), since_boot().unwrap_or_default()));
-        let awake = *before + began.elapsed();
-        since_boot().map_or(awake, |all| all.max(awake))
+        static AWAKE: OnceLock<Awake> = OnceLock::new();
+        AWAKE.get_or_init(Awake::default).uptime(since_boot())
+    }
+}
+
+/// The time that this process has been awake, and by how much the system's own count has been ahead of it. That lead only
+/// grows, with every sleep, so it also holds while the system's count cannot be read.
+#[derive(Debug)]
+struct Awake {
+    began: Instant,
+    lead: Mutex<Duration>,
+}
+
+impl Default for Awake {
+    fn default() -> Self {
+        Self { began: Instant::now(), lead: Mutex::default() }
+    }
+}
+
+impl Awake {
+    fn uptime(&self, since_boot: Option<Duration>) -> Duration {
+        let mut lead = self.lead.lock().unwrap_or_else(PoisonError::into_inner);
+        let awake = self.began.elapsed();
+        *lead = since_boot.map_or(*lead, |all| all.saturating_sub(awake).max(*lead));
+        awake + *lead
     }
 }
 
@@ -89,6 +111,15 @@ mod tests {
     fn the_time_that_has_passed_only_grows() {
         let times: Vec<Duration> = (0..1000).map(|_| SystemClock.uptime()).collect();
         assert!(times.is_sorted() && times[0] < times[999], "{times:?}");
+    }
+
+    #[test]
+    fn a_sleep_is_not_forgotten_when_the_systems_count_cannot_be_read() {
+        let awake = Awake::default();
+        let slept = Duration::from_hours(10);
+        assert!(awake.uptime(Some(slept)) >= slept);
+        assert!(awake.uptime(None) >= slept);
+        assert!(awake.uptime(Some(Duration::ZERO)) >= slept);
     }
 
     #[test]

@@ -78,7 +78,7 @@ pub enum ApiError {
     Busy(String),
     /// Looking through storage takes long, and goes on.
     #[error(
-        "looking through storage takes longer than {} s; it goes on, and its answer is kept for a while: ask the same again, or name a database",
+        "looking through storage takes longer than {} s; once it has begun it goes on, and its answer is kept for a while: ask the same again, or name a database",
         waited.as_secs()
     )]
     StillLooking { waited: Duration },

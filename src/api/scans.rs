@@ -9,8 +9,8 @@
 //!
 //! What must hold:
 //! - As long as looks take up less than their share of the time ([`Crowd`]), an answer is from a look that began after it was
-//!   asked for. In a crowd it may be older: [`KEPT`], or twice as long as the look took. It is never from before the last
-//!   change that the caller knows of (its `version`).
+//!   asked for. In a crowd, and after a long look, it may be older: kept for [`KEPT`] after it was found, or for twice as long as
+//!   the look took. It is never from before the last change that the caller knows of (its `version`).
 //! - At most [`MAX_LOOKS_AT_ONCE`] looks run. Those for the same thing take half of the time of one of them at the very most when
 //!   there is a crowd, however many clients ask; if a look takes a tenth of a second, an eleventh.
 //! - A look that has begun goes on when its clients have given up, so that one that takes longer than any client waits can be
@@ -77,6 +77,7 @@ struct Wanted<T> {
 
 struct Running<T> {
     began: Instant,
+    version: u64,
     task: AbortHandle,
     look: Look<T>,
 }
@@ -141,7 +142,7 @@ where
         let about = state.wanted.get(wanted)?;
         let is_under_way = about.is_running() || about.is_waiting();
         let kept = about.kept.as_ref().filter(|kept| kept.version == version && now < kept.until)?;
-        if !(is_crowded || is_under_way || kept.took_long) {
+        if !(is_crowded || kept.took_long) {
             return None;
         }
         let answer = Arc::clone(&kept.answer);
@@ -172,6 +173,7 @@ where
         if let Some(running) = &about.running
             && about.is_running()
             && running.began.elapsed() >= LONG
+            && running.version == version
         {
             return running.look.clone();
         }
@@ -226,7 +228,7 @@ where
             // Nobody may be waiting any more.
             let _ = tell.send(found);
         });
-        state.wanted.entry(wanted).or_default().running = Some(Running { began, task, look: look.clone() });
+        state.wanted.entry(wanted).or_default().running = Some(Running { began, version, task, look: look.clone() });
         look
     }
 

@@ -29,7 +29,7 @@ mod tokens;
 pub use layer::Guard;
 pub use settings::{AuthSettings, Secret};
 pub use throttle::Throttle;
-pub use tokens::{Guesses, NewToken, TokenError, TokenInfo, Tokens, UNGUESSABLE_BYTES, is_guessable};
+pub use tokens::{Guesses, NewToken, SHORT_BYTES, TokenError, TokenInfo, Tokens, is_short};
 
 use std::fmt;
 

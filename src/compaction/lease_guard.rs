@@ -2,16 +2,17 @@
 //!
 //! What must hold: **a lease ends for its holder no later than for everybody else**, also for one that cannot renew it because
 //! it is cut off, and for one that did not run for a while because it was stopped or its machine suspended. So the guard keeps
-//! the end itself, by the time that has passed since *before* the lease was asked for ([`Clock::uptime`]). Whoever asks
-//! [`LeaseGuard::is_lost`] is answered by that clock, at that moment, and not by what the last renewal said. The wall clock does
-//! not count here: somebody who sets it stops no job before the next renewal.
+//! the end itself, by the time that has passed since *before* the lease was asked for ([`Clock::uptime`]) and by the end that
+//! is written in it (the clock may have been set, and others of this machine go by that). Whoever asks
+//! [`LeaseGuard::is_lost`] is answered by those clocks, at that moment, and not by what the last renewal said.
 //!
-//! What nobody can give from here: a stop between the look and the request that follows it, and the sleep of a virtual machine
-//! whose system is not told of it. For those there is the commit protocol (I7).
+//! What nobody can give from here: a stop between the look and the request that follows it. For that there is the commit
+//! protocol (I7).
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
@@ -22,6 +23,9 @@ use crate::lock::{Lease, LockError, LockManager};
 
 /// A lease is renewed when this part of its time has passed, so that two renewals may fail before it expires.
 const RENEWALS_PER_TTL: u32 = 3;
+
+/// How long it is tried to give back a lease that is lost.
+const LATE_RELEASE: Duration = Duration::from_secs(5);
 
 /// What a lease is asked for, and when. Made before the request.
 #[derive(Debug)]
@@ -55,23 +59,32 @@ pub struct LeaseGuard {
 struct Term {
     clock: Arc<dyn Clock>,
     ttl: Duration,
-    /// By the time that has passed.
-    end: Mutex<Duration>,
+    end: Mutex<End>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct End {
+    uptime: Duration,
+    expires_at: DateTime<Utc>,
 }
 
 impl Term {
     /// The lease was granted, or renewed, when it was asked for at `asked_at`.
-    fn granted(&self, asked_at: Duration) {
-        *self.end.lock().unwrap_or_else(PoisonError::into_inner) = asked_at.saturating_add(self.ttl);
-    }
-
-    fn left(&self) -> Duration {
-        let end = *self.end.lock().unwrap_or_else(PoisonError::into_inner);
-        end.saturating_sub(self.clock.uptime())
+    fn granted(&self, asked_at: Duration, lease: &Lease) {
+        *self.end() = End { uptime: asked_at.saturating_add(self.ttl), expires_at: lease.expires_at };
     }
 
     fn is_over(&self) -> bool {
-        self.left().is_zero()
+        let End { uptime, expires_at } = *self.end();
+        self.clock.uptime() >= uptime || self.clock.now() >= expires_at
+    }
+
+    fn left(&self) -> Duration {
+        self.end().uptime.saturating_sub(self.clock.uptime())
+    }
+
+    fn end(&self) -> std::sync::MutexGuard<'_, End> {
+        self.end.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -80,7 +93,8 @@ impl LeaseGuard {
     #[must_use]
     pub fn hold(locks: Arc<dyn LockManager>, lease: Lease, asked: Asked, lost: CancellationToken) -> Self {
         let Asked { clock, ttl, at } = asked;
-        let term = Arc::new(Term { clock, ttl, end: Mutex::new(at.saturating_add(ttl)) });
+        let end = End { uptime: at.saturating_add(ttl), expires_at: lease.expires_at };
+        let term = Arc::new(Term { clock, ttl, end: Mutex::new(end) });
         let mut renewing = JoinSet::new();
         renewing.spawn(renew_until_lost(Arc::clone(&locks), lease.clone(), Arc::clone(&term), lost.clone()));
         Self { locks, lease, term, lost, renewing }
@@ -100,11 +114,12 @@ impl LeaseGuard {
         self.lost.is_cancelled()
     }
 
-    /// Gives the lease back. A failure is logged: the lease then expires by itself. One that has ended is nobody's to give back,
-    /// and whoever is cut off would wait long for an answer.
+    /// Gives the lease back. A failure is logged: the lease then expires by itself. Of one that has ended a renewal may have been
+    /// written whose answer got lost, so that it stands for others still; but whoever is cut off must not wait long.
     pub async fn release(mut self) {
         self.renewing.shutdown().await;
         if self.is_lost() {
+            let _ = tokio::time::timeout(LATE_RELEASE, self.locks.release_lock(&self.lease)).await;
             return;
         }
         match self.locks.release_lock(&self.lease).await {
@@ -134,7 +149,7 @@ async fn renew_until_lost(locks: Arc<dyn LockManager>, mut lease: Lease, term: A
         // A renewal without an answer must not hide the end.
         match tokio::time::timeout(term.left(), locks.renew(&lease, term.ttl)).await {
             Ok(Ok(renewed)) => {
-                term.granted(asked_at);
+                term.granted(asked_at, &renewed);
                 lease = renewed;
             }
             Ok(Err(LockError::Lost { .. })) => return lose(&lease, &lost),
@@ -150,7 +165,7 @@ async fn renew_until_lost(locks: Arc<dyn LockManager>, mut lease: Lease, term: A
 #[cfg(test)]
 mod tests {
     use async_trait::async_trait;
-    use chrono::{DateTime, TimeDelta, Utc};
+    use chrono::TimeDelta;
 
     use super::*;
     use crate::clock::ManualClock;
@@ -196,7 +211,7 @@ mod tests {
         }
     }
 
-    /// Goes with tokio's time.
+    /// Goes with tokio's time; its wall clock is wrong by so much.
     #[derive(Debug)]
     struct TokioClock(tokio::time::Instant, DateTime<Utc>);
 

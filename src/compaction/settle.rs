@@ -1,8 +1,9 @@
 //! Bringing a partition to rest: tidy what the head says is over, close what an earlier attempt left open.
 //!
 //! The decisions are [`recovery::next_step`], [`recovery::may_void`] and [`tidy::plan`]; this file carries them out, one
-//! step at a time, each from a fresh view. Called under the lease, at the start of every job and after its commit; before every
-//! change `acting` says in whose name it is made, or that the lease is no longer held, which ends it there.
+//! step at a time, each from a fresh view. Called under the lease, at the start of every job and after its commit; before each step,
+//! and right before a void record, `acting` says in whose name it is made, or that the lease is no longer held, which ends it
+//! there. Deletions of a holder that has lost it meanwhile are those of the head all the same (I7).
 
 use chrono::TimeDelta;
 use tracing::{info, warn};
@@ -116,7 +117,7 @@ async fn step(
             }
         }
         NextStep::CloseOpenAttempt { files } => {
-            done.voided += usize::from(close(env, partition, view, &files, acting()?).await?);
+            done.voided += usize::from(close(env, partition, view, &files, acting).await?);
         }
         NextStep::FailClosed(fault) => fail_closed(env, partition, view, fault).await?,
     }
@@ -195,8 +196,9 @@ async fn close(
     partition: &PartitionId,
     view: &View,
     files: &[DataFile],
-    author: Author,
+    acting: &impl Fn() -> Result<Author, JobError>,
 ) -> Result<bool, JobError> {
+    acting()?;
     let mut lineages = Vec::with_capacity(files.len());
     for file in files {
         let inputs = match footer::read(&env.storage, partition, &file.name, file.size_bytes).await {
@@ -211,6 +213,8 @@ async fn close(
     if let Err(fault) = recovery::may_void(view, &lineages) {
         return fail_closed(env, partition, view, fault).await.map(|()| false);
     }
+    // Reading footers takes time.
+    let author = acting()?;
     let attempt = author.job_id.clone();
     let record = view.head.void(author, &view.listing);
     let created = env

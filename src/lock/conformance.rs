@@ -58,6 +58,8 @@ async fn expiry_is_final(locks: &dyn LockManager, clock: &ManualClock) {
     clock.advance(TimeDelta::seconds(60));
     assert_lost(locks.renew(&expired, TTL).await, &expired);
     assert_lost(locks.release_lock(&expired).await, &expired);
+    clock.advance(TimeDelta::seconds(-60));
+    assert_eq!(locks.active_locks().await.unwrap(), [], "given back, it does not hold again when the clock is set");
 
     let next = take(locks, &p).await;
     assert!(next.token > expired.token);

@@ -186,15 +186,19 @@ fn renew(connection: &mut Connection, renewed: Lease, now: DateTime<Utc>) -> Res
     Ok((changed == 1).then_some(renewed))
 }
 
-/// Whether the lease was still held.
+/// Whether the lease was still held. One that has ended is removed, too: by a clock that is set it would hold again.
 fn release(connection: &mut Connection, lease: &Lease, now: DateTime<Utc>) -> Result<bool, Failure> {
-    let changed = connection
+    let was_held = connection
         .prepare_cached(
-            "DELETE FROM compaction_locks
-             WHERE partition_path = ?1 AND token = ?2 AND worker_id = ?3 AND expires_at > ?4",
+            "DELETE FROM compaction_locks WHERE partition_path = ?1 AND token = ?2 AND worker_id = ?3
+             RETURNING expires_at > ?4",
         )?
-        .execute(params![lease.partition.to_string(), stored_token(lease), lease.worker_id.to_string(), text(now)])?;
-    Ok(changed == 1)
+        .query_row(
+            params![lease.partition.to_string(), stored_token(lease), lease.worker_id.to_string(), text(now)],
+            |row| row.get(0),
+        )
+        .optional()?;
+    Ok(was_held.unwrap_or(false))
 }
 
 fn active(connection: &mut Connection, now: DateTime<Utc>) -> Result<Vec<Lease>, Failure> {

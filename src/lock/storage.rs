@@ -89,8 +89,9 @@ pub struct StorageLocks {
     last_token: AtomicU64,
     /// The leases that were taken here and not given back, and when they end.
     taken: Mutex<BTreeMap<PartitionId, DateTime<Utc>>>,
-    /// Acquisitions of this worker that may have been written, and that nobody has. At most [`MAX_UNCLAIMED`].
-    unclaimed: Mutex<BTreeSet<(PartitionId, u64)>>,
+    /// Acquisitions of this worker that may have been written, or still may be, and that nobody has; with their end. At most
+    /// [`MAX_UNCLAIMED`].
+    unclaimed: Mutex<BTreeMap<(PartitionId, u64), DateTime<Utc>>>,
 }
 
 /// A lease object as it was read.
@@ -208,14 +209,18 @@ impl StorageLocks {
                 _ => return Err(lost(lease)),
             };
             let wanted = change(held);
-            // Nothing to write, or an answer got lost.
-            if wanted == Entry::Held(held.clone()) {
+            // An answer got lost: it was written in an earlier round. In the first one it is written again all the same, because
+            // the store's time of writing counts.
+            if wanted == Entry::Held(held.clone()) && matches!(result, Err(LockError::Store { .. })) {
                 return Ok(());
             }
-            if held.expires_at <= self.now() {
+            // One that has ended is not renewed. It can still be given back: by a clock that is set it would hold again.
+            let is_over = held.expires_at <= self.now();
+            if is_over && matches!(wanted, Entry::Held(_)) {
                 return Err(lost(lease));
             }
             match self.swap(&key, seen.as_ref(), &wanted).await {
+                Ok(()) if is_over => return Err(lost(lease)),
                 Ok(()) => return Ok(()),
                 Err(error) => result = Err(self.failed("write", &key, error)),
             }
@@ -236,7 +241,13 @@ impl LockManager for StorageLocks {
 
     async fn acquire_lock(&self, partition: &PartitionId, ttl: Duration) -> Result<Acquired, LockError> {
         let key = key_of(partition)?;
-        let mut pending = Pending { locks: self, partition, acquisition: fastrand::u64(..), was_sent: false };
+        let mut pending = Pending {
+            locks: self,
+            partition,
+            acquisition: fastrand::u64(..),
+            ends_at: DateTime::UNIX_EPOCH,
+            was_sent: false,
+        };
         let mut refusal = None;
         // The last round only reads what became of the writes before.
         for round in 0..=ROUNDS {
@@ -270,7 +281,7 @@ impl LockManager for StorageLocks {
                 locked_at: now,
                 expires_at,
             };
-            pending.was_sent = true;
+            (pending.ends_at, pending.was_sent) = (expires_at, true);
             match self.swap(&key, seen.as_ref(), &Entry::Held(Held::of(&lease, pending.acquisition))).await {
                 Ok(()) => {
                     pending.was_sent = false;
@@ -316,7 +327,7 @@ impl LockManager for StorageLocks {
             let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
             taken.extract_if(.., |_, expires_at| *expires_at <= now).map(|(partition, _)| partition).collect()
         };
-        over.extend(self.unclaimed().iter().map(|(partition, _)| partition.clone()));
+        over.extend(self.unclaimed().keys().map(|(partition, _)| partition.clone()));
         let mut released = 0;
         for partition in over {
             let key = key_of(&partition)?;
@@ -326,14 +337,16 @@ impl LockManager for StorageLocks {
                 && (self.is_unclaimed(&partition, held.acquisition)
                     || held.standing(&self.worker_id, seen.written_at, now) == Standing::Over)
             {
-                match self.swap(&key, Some(seen), &Entry::Released { token: held.token }).await {
-                    Ok(()) => released += 1,
-                    // Whoever was faster has it; what was over is so all the same. What nobody knows of stays noted.
-                    Err(_) => continue,
+                // Whoever was faster has it; what was over is so all the same.
+                if self.swap(&key, Some(seen), &Entry::Released { token: held.token }).await.is_ok() {
+                    released += 1;
+                    // Whatever is still under way was to replace another object than this one, and is refused.
+                    self.forget_unclaimed(&partition);
                 }
             }
-            self.forget_unclaimed(&partition);
         }
+        // What was not found may be on its way still.
+        self.unclaimed().retain(|_, ends_at| *ends_at > now);
         Ok(released)
     }
 }
@@ -344,6 +357,8 @@ struct Pending<'a> {
     partition: &'a PartitionId,
     /// The number that its writings have.
     acquisition: u64,
+    /// When what was written last ends by itself.
+    ends_at: DateTime<Utc>,
     /// Something was written, perhaps, and the lease has not been given to the caller.
     was_sent: bool,
 }
@@ -353,7 +368,7 @@ impl Drop for Pending<'_> {
         if self.was_sent {
             let mut unclaimed = self.locks.unclaimed();
             if unclaimed.len() < MAX_UNCLAIMED {
-                unclaimed.insert((self.partition.clone(), self.acquisition));
+                unclaimed.insert((self.partition.clone(), self.acquisition), self.ends_at);
             }
         }
     }
@@ -378,16 +393,16 @@ impl StorageLocks {
         Ok((held.standing(&self.worker_id, written_at, now) == Standing::Holds).then(|| held.lease()))
     }
 
-    fn unclaimed(&self) -> MutexGuard<'_, BTreeSet<(PartitionId, u64)>> {
+    fn unclaimed(&self) -> MutexGuard<'_, BTreeMap<(PartitionId, u64), DateTime<Utc>>> {
         self.unclaimed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn is_unclaimed(&self, partition: &PartitionId, acquisition: u64) -> bool {
-        self.unclaimed().contains(&(partition.clone(), acquisition))
+        self.unclaimed().contains_key(&(partition.clone(), acquisition))
     }
 
     fn forget_unclaimed(&self, partition: &PartitionId) {
-        self.unclaimed().retain(|(unclaimed, _)| unclaimed != partition);
+        self.unclaimed().retain(|(unclaimed, _), _| unclaimed != partition);
     }
 
     fn took(&self, lease: Lease) -> Acquired {

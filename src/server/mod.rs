@@ -44,7 +44,7 @@ use tracing::warn;
 use self::build::{Parts, build_server};
 use self::limits::Limits;
 use self::shell::Shell;
-use crate::auth::{Guard, Tokens, UNGUESSABLE_BYTES, is_guessable};
+use crate::auth::{Guard, SHORT_BYTES, Tokens, is_short};
 use crate::compaction::CompactionManager;
 use crate::config::Config;
 use crate::metrics::Metrics;
@@ -113,9 +113,9 @@ impl Server {
                 "Authentication is off (auth.enabled = false) and the server can be reached from elsewhere ({}): whoever reaches it may do everything",
                 config.server.host);
         }
-        if config.auth.enabled && config.auth.default_token.as_ref().is_some_and(is_guessable) {
+        if config.auth.enabled && config.auth.default_token.as_ref().is_some_and(is_short) {
             warn!(target: "api",
-                "auth.default_token is short enough to be guessed: give it {UNGUESSABLE_BYTES} characters or more; until then wrong tokens keep it out, too, for a while");
+                "auth.default_token is short enough to be guessed: give it {SHORT_BYTES} bytes or more, or use tokens of `arc token create`");
         }
         Ok(Self {
             manager,

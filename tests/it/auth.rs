@@ -163,7 +163,7 @@ fn wrong_tokens_make_an_address_wait_and_never_keep_out_a_right_one() {
     let server = arc.serve();
     let (read, admin) = (create(&arc, "grafana", "read"), create(&arc, "deploy", "admin"));
     guess_too_often(&server);
-    for (token, paused) in [(TOKEN, 200), (&read, 403), (&admin, 200)] {
+    for (token, paused) in [(&read, 403), (&admin, 200)] {
         assert_eq!(server.with_token(token, "GET", STATUS, "").status, 200);
         let bearer = format!("Bearer {token}");
         assert_eq!(server.send("GET", STATUS, &[("authorization", &bearer)], "").status, 200);
@@ -183,7 +183,7 @@ fn wrong_tokens_make_an_address_wait_and_never_keep_out_a_right_one() {
 }
 
 #[test]
-fn a_configured_token_that_is_short_can_be_guessed_ten_times_and_the_log_says_so() {
+fn a_configured_token_waits_with_its_address_and_the_log_says_when_it_is_short() {
     let arc = Arc::new();
     let mut server = arc.serve_with(&[("DEFAULT_API_TOKEN", "sesame")]);
     let line = server.wait_for("auth.default_token is short enough to be guessed");

@@ -157,6 +157,10 @@ async fn nobody_is_told_how_things_were_before_a_known_change() {
     assert_eq!(ask(&scans, 0, &storage, TENTH).await, begun, "there is a crowd");
     assert_eq!(ask(&scans, 1, &storage, TENTH).await, begun + 1);
     assert_eq!(ask(&scans, 1, &storage, TENTH).await, begun + 1);
+    let minute = Duration::from_mins(1);
+    assert!(timeout(LONG * 2, ask(&scans, 2, &storage, minute)).await.is_err());
+    let under_way = storage.begun();
+    assert_eq!(ask(&scans, 3, &storage, minute).await, under_way + 1, "also not by a look that is still under way");
 }
 
 #[tokio::test(start_paused = true)]

@@ -317,17 +317,18 @@ fn an_acquisition_that_nobody_knows_of_holds_nothing_up() {
     assert_eq!(block_on(worker.cleanup_expired_locks()).unwrap(), 0);
 }
 
-/// The same for a caller that stopped waiting while the request was under way.
+/// The same for a caller that stopped waiting while the request was under way, and a request that arrives after a cleanup.
 #[test]
 fn an_acquisition_whose_caller_went_away_holds_nothing_up() {
     let (store, clock) = (Store::new(), noon());
     let worker = store.worker("worker", &clock);
     let hour = partition(HOUR);
     let acquisition = {
-        let mut pending = Pending { locks: &worker, partition: &hour, acquisition: 7, was_sent: false };
-        pending.was_sent = true;
+        let ends_at = clock.now() + TimeDelta::hours(1);
+        let pending = Pending { locks: &worker, partition: &hour, acquisition: 7, ends_at, was_sent: true };
         pending.acquisition
     };
+    assert_eq!(block_on(worker.cleanup_expired_locks()).unwrap(), 0, "nothing has been written yet");
     let lease = Lease {
         partition: hour.clone(),
         worker_id: worker.worker_id().clone(),
