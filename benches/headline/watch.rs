@@ -13,11 +13,11 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use serde::Serialize;
 
-/// Between two samples of memory. A sample costs about a tenth of a millisecond.
-const SAMPLE: Duration = Duration::from_millis(4);
+/// Between two samples of memory. A sample costs some tenths of a millisecond, which are taken from what is measured.
+const SAMPLE: Duration = Duration::from_millis(10);
 
 /// Every so many samples the temporary folders are measured, too.
-const DISK_EVERY: u64 = 25;
+const DISK_EVERY: u64 = 20;
 
 /// Clock ticks per second in `/proc/PID/stat`: fixed on Linux.
 const TICKS_PER_SECOND: f64 = 100.0;

@@ -4,7 +4,7 @@
 //! slicing cannot hide; nothing that an attempt wrote is used unless all of it is proven. Memory that does not suffice for a
 //! slice costs a cut, not the merge.
 //!
-//! Not here: what happens after a setback (`duckdb.rs`).
+//! Not here: which files are at fault (`suspects.rs`), and what happens after a setback (`duckdb.rs`).
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -13,13 +13,13 @@ use std::thread;
 use tokio_util::sync::CancellationToken;
 
 use super::budget::{Budget, expected_outputs};
-use super::columnar::{self, SourceFile};
 use super::lanes::{LaneError, Lanes, SliceFile};
 use super::schema::{ClassFile, FileClass, SchemaGroup, time_bound};
 use super::session::{Session, StatementError};
 use super::slices::{self, FileSpan, SliceAim};
 use super::sql::{self, Source};
 use super::stitch::{Stitched, stitch, sync};
+use super::suspects::{contradictions, is_of_files, stated_rows};
 use super::verify::{self, Fingerprint};
 use super::work_dir::{WorkDir, remove_slice};
 use super::{
@@ -29,9 +29,6 @@ use super::{
 
 /// Files in one scan. Very long lists of wide files have crashed older versions, and a short list is quicker to halve.
 const SCAN_FILES: usize = 256;
-
-/// Files that are sorted alone to find out which are too large.
-const MAX_TRIALS: usize = 8;
 
 /// What an attempt needs.
 pub(super) struct Attempt<'a> {
@@ -157,94 +154,8 @@ impl Attempt<'_> {
         }
     }
 
-    fn scan(&self, group: &SchemaGroup, members: &[Member<'_>]) -> Result<Fingerprint, StatementError> {
+    pub(super) fn scan(&self, group: &SchemaGroup, members: &[Member<'_>]) -> Result<Fingerprint, StatementError> {
         self.session.fingerprint(&sql::fingerprint(group, &sources(self.work, members)))
-    }
-
-    /// The files that cannot be scanned on their own, found by halving.
-    fn find_damaged(&self, group: &SchemaGroup, suspects: &[Member<'_>]) -> Result<LeftOut, MergeError> {
-        match self.scan(group, suspects) {
-            Ok(_) => Ok(Vec::new()),
-            Err(error) if is_of_files(&error) => match suspects {
-                [] => Ok(Vec::new()),
-                [one] => {
-                    let input = &self.request.inputs[one.file.input];
-                    let named = |text: &str| text.replace(&self.work.input(one.file.input), &input.name);
-                    let reason = match &error {
-                        StatementError::OutOfMemory(detail) => self.too_large("reading it", &named(detail)),
-                        StatementError::Other(message) => SetAsideReason::Unreadable(named(message)),
-                        other => SetAsideReason::Unreadable(format!("{other:?}")),
-                    };
-                    Ok(vec![(one.file.input, reason)])
-                }
-                many => {
-                    let (left, right) = many.split_at(many.len() / 2);
-                    let mut found = self.find_damaged(group, left)?;
-                    found.extend(self.find_damaged(group, right)?);
-                    Ok(found)
-                }
-            },
-            Err(error) => Err(self.failure(error)),
-        }
-    }
-
-    /// The files of which another number of rows is read than their footers state, found by halving. A proof that compares
-    /// what was read with what was written would not notice rows that the reader overlooks.
-    fn find_miscounted(&self, group: &SchemaGroup, suspects: &[Member<'_>]) -> Result<LeftOut, MergeError> {
-        let read = self.scan(group, suspects).map_err(|error| self.failure(error))?.rows;
-        let stated = stated_rows(suspects);
-        match suspects {
-            [one] if read != stated => {
-                let reason = format!("its footer states {stated} rows, and {read} can be read");
-                Ok(vec![(one.file.input, SetAsideReason::Unreadable(reason))])
-            }
-            // Two that make up for each other are still two.
-            [] | [_] => Ok(Vec::new()),
-            many => {
-                let (left, right) = many.split_at(many.len() / 2);
-                let mut found = self.find_miscounted(group, left)?;
-                found.extend(self.find_miscounted(group, right)?);
-                Ok(found)
-            }
-        }
-    }
-
-    fn too_large(&self, what: &str, detail: &str) -> SetAsideReason {
-        let limit = self.request.limits.memory_bytes;
-        let first = detail.lines().next().unwrap_or_default();
-        SetAsideReason::TooLarge(format!("{what} alone does not fit into {limit} bytes: {first}"))
-    }
-
-    /// Of files whose rows of `range` cannot be sorted together, those that cannot be sorted even alone. Only the largest are
-    /// tried, because each trial takes as long as it takes to run out of memory.
-    fn find_too_large(
-        &self,
-        group: &SchemaGroup,
-        range: slices::Range,
-        suspects: &[Member<'_>],
-    ) -> Result<LeftOut, MergeError> {
-        let mut largest = suspects.to_vec();
-        largest.sort_by_key(|member| std::cmp::Reverse((member.file.uncompressed_bytes, member.file.input)));
-        let mut found = Vec::new();
-        for member in largest.into_iter().take(MAX_TRIALS) {
-            let path = self.work.trial();
-            let sources = sources(self.work, &[member]);
-            let options = &self.request.options;
-            let tried =
-                self.session.execute(&sql::copy_slice(group, &sources, range, sql::Order::Sorted, options, &path));
-            match remove_slice(path.as_ref()) {
-                Err(MergeError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {}
-                removed => removed?,
-            }
-            match tried {
-                Ok(_) => {}
-                Err(StatementError::OutOfMemory(detail) | StatementError::SpillFull(detail)) => {
-                    found.push((member.file.input, self.too_large("sorting it", &detail)));
-                }
-                Err(error) => return Err(self.failure(error)),
-            }
-        }
-        Ok(found)
     }
 
     /// Merges every slice of every group into a file of its own; per group, in ascending order of time.
@@ -264,20 +175,28 @@ impl Attempt<'_> {
             Session::open(folder, files, &limits, budget, cancel)
         };
         lanes.run(self.session, &open).map_err(|error| match error {
-            LaneError::Damaged { group, detail } => {
-                let found = match contradictions(self.request, &self.groups[group], self.cancel) {
-                    Ok(found) => found,
-                    Err(error) => return error.into(),
-                };
-                if found.is_empty() { MergeError::Engine(detail).into() } else { Setback::LeftOut(found) }
+            LaneError::Damaged { group, file, detail } => {
+                let group = &self.groups[group];
+                let known = file.and_then(|at| members(group).nth(at)).map(|member| member.file.input);
+                match contradictions(self.request, group, self.cancel) {
+                    Ok(mut found) => {
+                        if let Some(input) = known.filter(|input| found.iter().all(|(other, _)| other != input)) {
+                            found.push((input, SetAsideReason::Unreadable(detail.clone())));
+                        }
+                        if found.is_empty() { MergeError::Engine(detail).into() } else { Setback::LeftOut(found) }
+                    }
+                    Err(error) => error.into(),
+                }
             }
             LaneError::Failed(error) => error.into(),
             LaneError::Statement { group, files, range, error } if is_of_files(&error) => {
+                // Without slices because another file lies about its times, which says nothing about the size of these.
+                let is_cut = !self.unsliced.contains(&group);
                 let group = &self.groups[group];
                 let all: Vec<Member<'_>> = members(group).collect();
                 let suspects: Vec<Member<'_>> = files.iter().map(|&at| all[at]).collect();
                 let found = match self.find_damaged(group, &suspects) {
-                    Ok(found) if found.is_empty() && matches!(error, StatementError::OutOfMemory(_)) => {
+                    Ok(found) if found.is_empty() && is_cut && matches!(error, StatementError::OutOfMemory(_)) => {
                         self.find_too_large(group, range, &suspects)
                     }
                     found => found,
@@ -408,7 +327,7 @@ impl Attempt<'_> {
         Ok(())
     }
 
-    fn failure(&self, error: StatementError) -> MergeError {
+    pub(super) fn failure(&self, error: StatementError) -> MergeError {
         match error {
             StatementError::Cancelled => MergeError::Cancelled,
             StatementError::OutOfMemory(detail) => {
@@ -423,42 +342,6 @@ impl Attempt<'_> {
 
     fn report(&self, step: MergeStep, done: u64, total: u64, input_bytes_done: u64) {
         self.progress.report(MergeProgress { step, done, total, input_bytes_done });
-    }
-}
-
-/// The files of a group whose pages contradict themselves, with the reason; DuckDB may read them all the same. None where the
-/// columns do not suit that look.
-///
-/// # Errors
-/// When cancelled.
-pub(super) fn contradictions(
-    request: &MergeRequest,
-    group: &SchemaGroup,
-    cancel: &CancellationToken,
-) -> Result<LeftOut, MergeError> {
-    if !columnar::suits(group) {
-        return Ok(Vec::new());
-    }
-    let look = |member: Member<'_>| {
-        let input = &request.inputs[member.file.input];
-        let (path, projection) = (input.path.clone(), &member.class.projection[..]);
-        let file = SourceFile { path, size_bytes: input.size_bytes, projection };
-        let why = columnar::damage(file, request.limits.memory_bytes, cancel)?;
-        Ok(why.map(|why| (member.file.input, SetAsideReason::Unreadable(why))))
-    };
-    members(group).filter_map(|member| look(member).transpose()).collect()
-}
-
-fn stated_rows(files: &[Member<'_>]) -> u64 {
-    files.iter().map(|member| member.file.rows).sum()
-}
-
-/// Whether a file may be the cause. A scan keeps no rows, so one that runs out of memory over a single file met a page that
-/// claims to be larger than everything that a merge may use.
-fn is_of_files(error: &StatementError) -> bool {
-    match error {
-        StatementError::Other(_) | StatementError::OutOfMemory(_) => true,
-        StatementError::Cancelled | StatementError::SpillFull(_) | StatementError::DiskFull(_) => false,
     }
 }
 

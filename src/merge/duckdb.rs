@@ -18,12 +18,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
 
-use super::attempt::{Attempt, Merged, Setback, contradictions};
+use super::attempt::{Attempt, Merged, Setback};
 use super::budget::{Budget, row_bytes};
 use super::resources::ProcessMemory;
 use super::schema::{SchemaGroup, group};
 use super::session::Session;
 use super::survey::survey;
+use super::suspects::contradictions;
 use super::work_dir::WorkDir;
 use super::{
     Means, MergeEngine, MergeError, MergeOutcome, MergeProgress, MergeRequest, MergeStep, ProgressSink, SetAside,

@@ -53,9 +53,10 @@ pub(super) enum LaneError {
         range: Range,
         error: StatementError,
     },
-    /// Files of this group contradict themselves, or their footers.
+    /// A file of this group, at this position if that is known, contradicts itself or its footer.
     Damaged {
         group: usize,
+        file: Option<usize>,
         detail: String,
     },
     Failed(MergeError),
@@ -375,7 +376,10 @@ impl Lanes<'_> {
             Ok(rows) if rows == 0 || in_order(path)? => Ok(Some(rows)),
             Ok(_) => Err(MergeError::ProofFailed("a slice merged column by column is not in order".to_owned()).into()),
             Err(Refusal::Failed(error)) => Err(error.into()),
-            Err(Refusal::Damaged(detail)) => Err(LaneError::Damaged { group: task.group, detail }),
+            Err(Refusal::Damaged(detail)) => Err(LaneError::Damaged { group: task.group, file: None, detail }),
+            Err(Refusal::DamagedFile(position, detail)) => {
+                Err(LaneError::Damaged { group: task.group, file: Some(task.slice.files[position]), detail })
+            }
             Err(Refusal::Unsuited(why)) => {
                 tracing::debug!(job_id = %self.request.job_id, %why, "not merged column by column");
                 match remove_slice(path.as_ref()) {

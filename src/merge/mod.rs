@@ -43,6 +43,7 @@ mod stats;
 mod stitch;
 pub mod subprocess;
 mod survey;
+mod suspects;
 #[cfg(test)]
 mod testing;
 mod value_range;
@@ -255,7 +256,7 @@ pub enum SetAsideReason {
     /// The only file of its schema: rewriting it alone gains nothing.
     #[error("no other file has a compatible schema: {0}")]
     Alone(String),
-    /// It is sound, and alone takes more memory than a merge may use. With a larger limit it can be merged.
+    /// It is sound, as far as is known, and alone takes more memory than the attempt might use. With a larger limit it can be merged.
     #[error("takes more memory than a merge may use: {0}: raise compaction.memory_limit_mb, or run fewer jobs at once")]
     TooLarge(String),
     /// Nothing is known against it: a search for damaged files ended before it got there. The next merge may take it.

@@ -17,6 +17,9 @@ use parquet::file::metadata::ColumnChunkMetaData;
 
 use super::compact_protocol::{I32, STRUCT, Walk};
 
+/// A file begins with its magic number.
+const MAGIC_BYTES: i64 = 4;
+
 /// Bytes read at a time. A header has some thirty, or more with statistics in it.
 const WINDOW: usize = 4 << 10;
 
@@ -57,6 +60,17 @@ impl PageHeader {
     }
 }
 
+/// Where the dictionary of a chunk lies. Some writers state an offset for a chunk that has none: then it lies in the file's
+/// magic number, before any page.
+pub(super) fn dictionary_page(chunk: &ColumnChunkMetaData) -> Option<i64> {
+    chunk.dictionary_page_offset().filter(|&offset| !(0..MAGIC_BYTES).contains(&offset))
+}
+
+/// Where the first page of a chunk lies.
+pub(super) fn first_page(chunk: &ColumnChunkMetaData) -> i64 {
+    dictionary_page(chunk).unwrap_or(chunk.data_page_offset())
+}
+
 /// Reads some bytes at an offset, at most as many as there is room for; how many.
 pub(super) trait ReadAt {
     fn read_at(&self, offset: u64, to: &mut [u8]) -> io::Result<usize>;
@@ -90,7 +104,7 @@ pub(super) struct Pages<'a, R> {
 
 impl<'a, R: ReadAt> Pages<'a, R> {
     pub(super) fn of(source: &'a R, chunk: &ColumnChunkMetaData) -> Self {
-        let start = chunk.dictionary_page_offset().unwrap_or(chunk.data_page_offset());
+        let start = first_page(chunk);
         let end = start.saturating_add(chunk.compressed_size());
         Self::between(source, u64::try_from(start).unwrap_or_default(), u64::try_from(end).unwrap_or_default())
     }

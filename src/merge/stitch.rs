@@ -8,8 +8,10 @@
 //! one in structure, physical types and nesting of nulls; annotations may differ only where they say the same about the
 //! bytes. A difference is a failed proof: it is the net under all rules of [`super::column_type`].
 
+mod piped;
+
 use std::fs::File;
-use std::io::{self, BufReader, BufWriter, ErrorKind, Seek, SeekFrom, Write};
+use std::io::{self, BufReader, ErrorKind, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -27,13 +29,11 @@ use parquet::file::reader::{ChunkReader, Length};
 use parquet::file::writer::{SerializedFileWriter, SerializedRowGroupWriter};
 use parquet::schema::types::{ColumnDescPtr, SchemaDescriptor, Type};
 
+use self::piped::{Pieces, write_hashed};
 use super::MergeError;
 use super::column_type::annotation;
 use super::schema::SchemaGroup;
 use super::stats::{ColumnStats, FileColumnStats};
-
-/// Bytes collected before they are hashed and written.
-const WRITE_BUFFER_BYTES: usize = 1 << 20;
 
 /// Bytes of a slice that are read at once.
 const READ_BUFFER_BYTES: usize = 256 << 10;
@@ -68,12 +68,30 @@ pub(super) fn stitch(
     let leaves: Vec<usize> = (0..group.columns.len()).map(|column| first_leaf(&descriptor, column)).collect();
 
     let file = File::create_new(out).map_err(io_error("create", out))?;
-    let mut buffer = BufWriter::with_capacity(WRITE_BUFFER_BYTES, HashingWriter::new(file));
     let properties = Arc::new(properties(group, &slices, &leaves, key_values));
+    let ((rows, columns), written) = write_hashed(
+        file,
+        |out_bytes| join(group, &slices, &leaves, properties, out_bytes, out),
+        io_error("write", out),
+    )?;
+    let time = columns[group.time].as_i64();
+    Ok(Stitched { rows, size_bytes: written.size_bytes, checksum: written.checksum, columns, time })
+}
+
+/// Copies all row groups; the rows, and what is known of each group column.
+fn join(
+    group: &SchemaGroup,
+    slices: &[Slice],
+    leaves: &[usize],
+    properties: Arc<WriterProperties>,
+    bytes: &mut Pieces,
+    out: &Path,
+) -> Result<(u64, Vec<FileColumnStats>), MergeError> {
+    let descriptor = SchemaDescriptor::new(Arc::clone(&group.parquet_schema));
     let write_error = |e| parquet_error("write", out, e);
     let mut writer =
-        SerializedFileWriter::new(&mut buffer, Arc::clone(&group.parquet_schema), properties).map_err(write_error)?;
-    for slice in &slices {
+        SerializedFileWriter::new(bytes, Arc::clone(&group.parquet_schema), properties).map_err(write_error)?;
+    for slice in slices {
         for row_group in slice.metadata.row_groups().iter().filter(|row_group| row_group.num_rows() > 0) {
             let mut target = writer.next_row_group().map_err(write_error)?;
             copy_row_group(slice, row_group, &descriptor, &mut target)
@@ -88,7 +106,7 @@ pub(super) fn stitch(
     let columns: Vec<FileColumnStats> = group
         .columns
         .iter()
-        .zip(&leaves)
+        .zip(leaves)
         .map(|(column, leaf)| {
             if column.ty.is_nested() {
                 FileColumnStats::default()
@@ -97,12 +115,8 @@ pub(super) fn stitch(
             }
         })
         .collect();
-    let time = columns[group.time].as_i64();
-
     writer.close().map_err(write_error)?;
-    let hashed = buffer.into_inner().map_err(|e| io_error("write", out)(e.into_error()))?;
-    let checksum = format!("blake3:{}", hashed.hasher.finalize().to_hex());
-    Ok(Stitched { rows, size_bytes: hashed.size_bytes, checksum, columns, time })
+    Ok((rows, columns))
 }
 
 /// I8: where the sort key begins with the time, every row group begins where the one before it ended, or later. What is in
@@ -314,32 +328,6 @@ impl ChunkReader for Chunks<'_> {
 
     fn get_bytes(&self, start: u64, length: usize) -> Result<Bytes, ParquetError> {
         self.0.get_bytes(start, length)
-    }
-}
-
-/// Hashes and counts what it writes.
-struct HashingWriter {
-    inner: File,
-    hasher: blake3::Hasher,
-    size_bytes: u64,
-}
-
-impl HashingWriter {
-    fn new(inner: File) -> Self {
-        Self { inner, hasher: blake3::Hasher::new(), size_bytes: 0 }
-    }
-}
-
-impl Write for HashingWriter {
-    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
-        let written = self.inner.write(buffer)?;
-        self.hasher.update(&buffer[..written]);
-        self.size_bytes += written as u64;
-        Ok(written)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.inner.flush()
     }
 }
 

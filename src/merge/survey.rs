@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 use super::column_type::ColumnType;
 use super::file_schema::{FileSchema, SchemaKey, Span};
 use super::footer_guard;
-use super::page_headers::Pages;
+use super::page_headers::{Pages, first_page};
 use super::stats::FileColumnStats;
 use super::value_range;
 use super::{MergeError, MergeInput, SetAside, SetAsideReason};
@@ -194,6 +194,7 @@ pub(super) fn footer(mut file: &File, length: u64) -> Result<ParquetMetaData, Fa
 fn check(metadata: &ParquetMetaData, length: u64) -> Result<(), String> {
     let leaves = metadata.file_metadata().schema_descr().num_columns();
     let mut rows = 0i64;
+    let mut stored = 0u64;
     for (number, row_group) in metadata.row_groups().iter().enumerate() {
         let bad = |what: &str| Err(format!("row group {number}: {what}"));
         if row_group.num_rows() < 0 || row_group.total_byte_size() < 0 {
@@ -204,13 +205,18 @@ fn check(metadata: &ParquetMetaData, length: u64) -> Result<(), String> {
             return bad("not all columns present");
         }
         for chunk in row_group.columns() {
-            let start = chunk.dictionary_page_offset().unwrap_or(chunk.data_page_offset());
+            let start = first_page(chunk);
             let end = start.checked_add(chunk.compressed_size());
             let inside = start >= 0
                 && chunk.compressed_size() >= 0
                 && end.and_then(|end| u64::try_from(end).ok()).is_some_and(|end| end <= length);
             if !inside {
                 return bad("a column chunk lies outside the file");
+            }
+            // Of stretches that are shared, pages would be looked at as often as there are chunks.
+            stored = stored.saturating_add(u64::try_from(chunk.compressed_size()).unwrap_or_default());
+            if stored > length {
+                return bad("column chunks that are longer than the file together");
             }
             let flat = chunk.column_descr().max_rep_level() == 0;
             if chunk.num_values() < 0 || flat && chunk.num_values() != row_group.num_rows() {
@@ -225,7 +231,7 @@ fn check(metadata: &ParquetMetaData, length: u64) -> Result<(), String> {
 }
 
 /// Refuses a file whose pages hold another number of values than the footer states. Of more, nobody would read the rest; of
-/// fewer, somebody might make up the rest. Where pages cannot be understood, a decoder says so.
+/// fewer, somebody might make up the rest. Where pages cannot be understood, that is left to the decoders.
 fn check_pages(file: &File, metadata: &ParquetMetaData) -> Result<(), String> {
     for (number, row_group) in metadata.row_groups().iter().enumerate() {
         for chunk in row_group.columns() {

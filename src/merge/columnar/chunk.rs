@@ -19,6 +19,9 @@ use super::{Refusal, hybrid};
 /// Values decoded at a time where the `parquet` crate does it.
 const BATCH: usize = 16 * 1024;
 
+/// A level, decoded and as a flag, and a code.
+const ROW_BYTES: u64 = 9;
+
 /// One column of a row group, row by row.
 pub(super) struct Chunk {
     pub(super) values: ChunkValues,
@@ -65,6 +68,8 @@ impl Chunk {
 pub(super) fn judge(error: ParquetError) -> Refusal {
     match &error {
         ParquetError::NYI(_) => Refusal::Unsuited(error.to_string()),
+        // A number in a page's header that nobody needs: some writers leave the number of nulls at -1.
+        ParquetError::General(message) if message.contains("Integer overflow") => Refusal::Unsuited(message.clone()),
         // Codecs speak through this, too; only the system has a number for its errors.
         ParquetError::External(source) if system_says(&**source) => Refusal::Unsuited(error.to_string()),
         // A codec that is not compiled in.
@@ -133,6 +138,9 @@ fn decode_pages(
         if !page.is_dictionary_page() && page.num_values() as usize > most_rows - all.rows {
             return Err(Refusal::Damaged(format!("more values than the {most_rows} rows of the row group")));
         }
+        // A run of a few bytes stands for any number of rows, of which each takes its level and its code, and while these
+        // are put together twice.
+        room.check(ROW_BYTES * (all.rows as u64 + u64::from(page.num_values())), "of rows of one chunk")?;
         match page {
             Page::DictionaryPage { .. } if all.dictionary.is_some() || all.rows > 0 => {
                 return Err(Refusal::Damaged("a dictionary that is not at the start, or a second one".to_owned()));
@@ -158,7 +166,7 @@ fn decode_pages(
                 } else {
                     return Ok(None);
                 };
-                if !all.add(descriptor, encoding, &values, rows, valid)? {
+                if !all.add(descriptor, encoding, &values, rows, valid, room)? {
                     return Ok(None);
                 }
             }
@@ -170,7 +178,7 @@ fn decode_pages(
                 }
                 let valid =
                     if descriptor.max_def_level() == 0 { None } else { levels(buf.slice(from..from + length), rows)? };
-                if !all.add(descriptor, encoding, &buf.slice(from + length..), rows, valid)? {
+                if !all.add(descriptor, encoding, &buf.slice(from + length..), rows, valid, room)? {
                     return Ok(None);
                 }
             }
@@ -197,19 +205,24 @@ impl Collected {
         values: &Bytes,
         rows: usize,
         valid: Option<Vec<bool>>,
+        room: &Room<'_>,
     ) -> Result<bool, Refusal> {
         let count = valid.as_ref().map_or(rows, |valid| valid.iter().filter(|&&valid| valid).count());
         match encoding {
             // Nothing but missing values needs no dictionary.
-            Encoding::RLE_DICTIONARY | Encoding::PLAIN_DICTIONARY if count == 0 && self.dictionary.is_none() => {
+            Encoding::RLE_DICTIONARY | Encoding::PLAIN_DICTIONARY
+                if count == 0 && self.dictionary.is_none() && self.plain.is_none() =>
+            {
                 self.dictionary = Some(plain_values(descriptor, &Bytes::new(), 0)?);
                 spread(&[], valid.as_deref(), &mut self.codes);
             }
             Encoding::RLE_DICTIONARY | Encoding::PLAIN_DICTIONARY => {
-                let dictionary = self
-                    .dictionary
-                    .as_ref()
-                    .ok_or_else(|| Refusal::Damaged("codes without a dictionary".to_owned()))?;
+                let none = plain_values(descriptor, &Bytes::new(), 0)?;
+                let dictionary = match &self.dictionary {
+                    Some(dictionary) => dictionary,
+                    None if count == 0 => &none,
+                    None => return Err(Refusal::Damaged("codes without a dictionary".to_owned())),
+                };
                 let codes = match values.first() {
                     Some(&width) => hybrid::decode(values.slice(1..), width, count)?,
                     None if count == 0 => Vec::new(),
@@ -224,6 +237,7 @@ impl Collected {
                     None if valid.is_none() && self.codes.is_empty() => self.codes = codes,
                     None => spread(&codes, valid.as_deref(), &mut self.codes),
                     Some(plain) => {
+                        fits_written_out(dictionary, &codes, plain, room)?;
                         let mut found = dictionary.empty_like();
                         found.extend(dictionary, codes.iter().map(|&code| code as usize))?;
                         spread_plain(found, valid.as_deref(), plain)?;
@@ -237,6 +251,7 @@ impl Collected {
                     let codes = std::mem::take(&mut self.codes);
                     match &self.dictionary {
                         Some(dictionary) if dictionary.len() > 0 => {
+                            fits_written_out(dictionary, &codes, &found, room)?;
                             for (row, &code) in codes.iter().enumerate() {
                                 if self.valid.as_ref().is_none_or(|valid| valid[row]) {
                                     plain.extend(dictionary, std::iter::once(code as usize))?;
@@ -272,6 +287,14 @@ impl Collected {
         };
         Ok(Chunk { values, valid: self.valid })
     }
+}
+
+/// A few bytes of codes can stand for long texts: whether these do not take more than there is room for, in addition to the
+/// values that are there.
+fn fits_written_out(dictionary: &Plain, codes: &[u32], there: &Plain, room: &Room<'_>) -> Result<(), Refusal> {
+    // While a list grows, its old and its new place are held.
+    let bytes = dictionary.bytes_of(codes.iter().map(|&code| code as usize)).saturating_add(there.bytes());
+    room.check(bytes.saturating_mul(2), "of values of one chunk")
 }
 
 fn spread(codes: &[u32], valid: Option<&[bool]>, to: &mut Vec<u32>) {
@@ -399,6 +422,8 @@ fn read_all<T: DataType>(
         if records == 0 {
             break;
         }
+        // Prefixes are stored once and written out for each value.
+        room.check(all.bytes().saturating_mul(2), "of values of one chunk")?;
         if !nullable {
             for value in &values {
                 push(&mut all, value);

@@ -190,6 +190,7 @@ impl<'a> Encoder<'a> {
             count.ok_or_else(|| Refusal::Unsuited(format!("{n} values in a page")))
         };
 
+        self.check_fits(entries.bytes())?;
         let plain = plain_bytes(entries);
         let dictionary_size = plain.len();
         let page = Page::DictionaryPage {

@@ -26,6 +26,8 @@ pub(super) struct OpenFile<'a> {
     pub(super) projection: &'a [Projection],
     pub(super) footer: Footer,
     source: Source,
+    /// Among the files of the slice.
+    position: usize,
 }
 
 /// Where the pages come from.
@@ -40,7 +42,7 @@ impl<'a> SliceFiles<'a> {
     pub(super) fn open(files: &[SourceFile<'a>], time: usize, room: &Room<'_>) -> Result<Self, Refusal> {
         let whole = read_whole(files.iter().map(|f| f.size_bytes).sum());
         let mut layouts = Layouts::default();
-        let open = files.iter().map(|file| {
+        let open = files.iter().enumerate().map(|(position, file)| {
             room.check_wanted()?;
             let (footer, source) = if whole {
                 room.take(file.size_bytes, "of files")?;
@@ -51,7 +53,7 @@ impl<'a> SliceFiles<'a> {
                 (Footer::read(&disk, file.projection, time, &mut layouts)?, Source::Disk(file.path.clone()))
             };
             room.take(footer.bytes(), "of footers")?;
-            Ok(OpenFile { projection: file.projection, footer, source })
+            Ok(OpenFile { projection: file.projection, footer, source, position })
         });
         Ok(Self { open: open.collect::<Result<_, Refusal>>()? })
     }
@@ -79,7 +81,7 @@ impl OpenFile<'_> {
             Source::Memory(bytes) => check_claims(&&bytes[..], &chunk, room),
             Source::Disk(path) => check_claims(&File::open(path).map_err(|e| system(&e))?, &chunk, room),
         };
-        claims.map_err(|refusal| of_chunk(refusal, &descriptor, row_group))?;
+        claims.map_err(|refusal| self.of_chunk(refusal, &descriptor, row_group))?;
         let pages = || -> Result<Box<dyn PageReader>, Refusal> {
             Ok(match &self.source {
                 Source::Memory(bytes) => {
@@ -94,7 +96,7 @@ impl OpenFile<'_> {
         // Nothing says yet that the file is sound, and decoders may panic on what is not.
         let decoded = catch_unwind(AssertUnwindSafe(|| decode(&descriptor, rows, &pages, room)));
         let decoded = decoded.unwrap_or_else(|_| Err(Refusal::Damaged("the decoder panicked".to_owned())));
-        decoded.map(|chunk| Some((chunk, size))).map_err(|refusal| of_chunk(refusal, &descriptor, row_group))
+        decoded.map(|chunk| Some((chunk, size))).map_err(|refusal| self.of_chunk(refusal, &descriptor, row_group))
     }
 
     /// Looks at what the pages of a group column really become, where the decoder would go on for as long as there is more.
@@ -105,14 +107,17 @@ impl OpenFile<'_> {
             Source::Memory(bytes) => check_expansion(&&bytes[..], &chunk),
             Source::Disk(path) => check_expansion(&File::open(path).map_err(|e| system(&e))?, &chunk),
         };
-        checked.map_err(|refusal| of_chunk(refusal, &self.footer.descriptor(leaf), row_group))
+        checked.map_err(|refusal| self.of_chunk(refusal, &self.footer.descriptor(leaf), row_group))
     }
-}
 
-/// Says of which chunk something is damaged.
-fn of_chunk(refusal: Refusal, column: &ColumnDescriptor, row_group: usize) -> Refusal {
-    match refusal {
-        Refusal::Damaged(why) => Refusal::Damaged(format!("column {:?}, row group {row_group}: {why}", column.name())),
-        other => other,
+    /// Says of which file and chunk something is damaged.
+    fn of_chunk(&self, refusal: Refusal, column: &ColumnDescriptor, row_group: usize) -> Refusal {
+        match refusal {
+            Refusal::Damaged(why) => {
+                let why = format!("column {:?}, row group {row_group}: {why}", column.name());
+                Refusal::DamagedFile(self.position, why)
+            }
+            other => other,
+        }
     }
 }

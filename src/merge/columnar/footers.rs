@@ -15,6 +15,7 @@ use parquet::file::reader::ChunkReader;
 use parquet::file::statistics::Statistics;
 use parquet::schema::types::{ColumnDescPtr, SchemaDescPtr, SchemaDescriptor};
 
+use super::super::page_headers::dictionary_page;
 use super::super::schema::Projection;
 use super::Refusal;
 use super::chunk::judge;
@@ -148,7 +149,7 @@ impl Footer {
 impl ChunkPlace {
     fn of(chunk: &ColumnChunkMetaData) -> Self {
         Self {
-            dictionary: chunk.dictionary_page_offset(),
+            dictionary: dictionary_page(chunk),
             data: chunk.data_page_offset(),
             compressed: chunk.compressed_size(),
             uncompressed: chunk.uncompressed_size(),

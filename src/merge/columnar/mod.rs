@@ -87,6 +87,8 @@ pub(super) enum Refusal {
     /// A page of a file contradicts itself or its footer. Whatever another reader makes of it may be made up: DuckDB fills a
     /// page that decompresses to less than it says with whatever was in memory. See [`damage`] for the file.
     Damaged(String),
+    /// The same of the file at this position.
+    DamagedFile(usize, String),
     Failed(MergeError),
 }
 
@@ -170,7 +172,7 @@ pub(super) fn damage(
         Ok(())
     };
     match catch_unwind(AssertUnwindSafe(look)) {
-        Ok(Err(Refusal::Damaged(why))) => Ok(Some(why)),
+        Ok(Err(Refusal::Damaged(why) | Refusal::DamagedFile(_, why))) => Ok(Some(why)),
         Ok(Err(Refusal::Failed(error))) => Err(error),
         _ => Ok(None),
     }

@@ -268,7 +268,7 @@ fn a_file_that_contradicts_itself_is_damaged() {
         }
         // A flipped byte may leave a file that can be read. It must not take the process down, nor be a failure of ours.
         match merge_all(&inputs, Range::Everything, &options(100)) {
-            Err(Refusal::Damaged(_)) => refused += 1,
+            Err(Refusal::Damaged(_) | Refusal::DamagedFile(..)) => refused += 1,
             Err(Refusal::Unsuited(why)) => panic!("{why}"),
             Ok((rows, _)) => assert_eq!(rows, 1000),
             Err(Refusal::Failed(error)) => panic!("{error}"),
@@ -312,7 +312,7 @@ fn text_that_is_not_utf_8_is_damage_and_long_text_has_no_bounds() {
     bytes[at] = 0xff;
     std::fs::write(&inputs.inputs[1].path, bytes).unwrap();
     let refusal = merge_all(&inputs, Range::Everything, &options(100)).unwrap_err();
-    assert!(matches!(&refusal, Refusal::Damaged(why) if why.contains("UTF-8")), "{refusal:?}");
+    assert!(matches!(&refusal, Refusal::DamagedFile(_, why) if why.contains("UTF-8")), "{refusal:?}");
 }
 
 #[test]
