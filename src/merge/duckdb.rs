@@ -55,7 +55,8 @@ pub fn run(
     progress: &ProgressSink,
     cancel: &CancellationToken,
 ) -> Result<MergeOutcome, MergeError> {
-    let merged = WorkDir::prepare(&request.work_dir).and_then(|work| merge(request, &work, progress, cancel));
+    let merged =
+        WorkDir::prepare(&request.work_dir, &request.inputs).and_then(|work| merge(request, &work, progress, cancel));
     merged.map_err(|error| match error {
         MergeError::Io { action, path, source } => MergeError::of_io(action, path, source),
         other => other,
@@ -151,12 +152,7 @@ pub(super) fn open(
     cancel: &CancellationToken,
 ) -> Result<Opened, MergeError> {
     // All of them, also files that are left alone now: when others prove damaged they may find company.
-    let files = request
-        .inputs
-        .iter()
-        .enumerate()
-        .filter_map(|(i, input)| work.link(i, input).transpose())
-        .collect::<Result<Vec<String>, _>>()?;
+    let files = work.real_inputs();
     let widest = groups.iter().map(row_bytes).max().unwrap_or_default();
     let budget = Budget::new(&request.limits, &request.options, widest);
     let session = Session::open(work.text(), &files, &request.limits, &budget, cancel)?;

@@ -39,7 +39,7 @@ impl Parts {
     /// Reads the footers, and opens DuckDB.
     pub fn open(request: MergeRequest) -> Result<Self, MergeError> {
         let (progress, cancel) = (ProgressSink::ignore(), CancellationToken::new());
-        let work = WorkDir::prepare(&request.work_dir)?;
+        let work = WorkDir::prepare(&request.work_dir, &request.inputs)?;
         let (groups, set_aside) = survey_sound(&request, &BTreeMap::new(), &progress, &cancel)?;
         if !set_aside.is_empty() {
             return Err(MergeError::NothingToMerge(set_aside));

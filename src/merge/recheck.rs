@@ -69,10 +69,10 @@ impl Recheck {
     /// # Errors
     /// Only what has nothing to do with a file: the work folder, memory, cancellation.
     pub fn content(&self, files: &[MergeInput], cancel: &CancellationToken) -> Result<Rechecked, MergeError> {
-        let work = WorkDir::prepare(&self.work_dir)?;
+        let work = WorkDir::prepare(&self.work_dir, files)?;
         let orders: Vec<Option<Vec<String>>> = files.iter().map(|f| declared_order(&f.path)).collect();
         let (groups, set_aside) = self.groups(files, &orders, cancel)?;
-        let session = self.open(&work, files, &groups, cancel)?;
+        let session = self.open(&work, &groups, cancel)?;
 
         let mut looks: Vec<Look> = files.iter().map(|file| left_out(file, &set_aside)).collect();
         let mut fingerprints = Vec::new();
@@ -109,8 +109,8 @@ impl Recheck {
         whole: &[MergeInput],
         cancel: &CancellationToken,
     ) -> Result<Option<u64>, MergeError> {
-        let work = WorkDir::prepare(&self.work_dir)?;
         let files: Vec<MergeInput> = std::iter::once(part).chain(whole).cloned().collect();
+        let work = WorkDir::prepare(&self.work_dir, &files)?;
         let orders = vec![None; files.len()];
         let (groups, set_aside) = self.groups(&files, &orders, cancel)?;
         if !set_aside.is_empty() {
@@ -119,7 +119,7 @@ impl Recheck {
         let holds = |group: &&SchemaGroup| members(group).any(|m| m.file.input == 0);
         let Some(group) = groups.iter().find(holds) else { return Ok(None) };
         let (parts, wholes): (Vec<Member<'_>>, Vec<Member<'_>>) = members(group).partition(|m| m.file.input == 0);
-        let session = self.open(&work, &files, &groups, cancel)?;
+        let session = self.open(&work, &groups, cancel)?;
         if wholes.is_empty() {
             // They cannot be merged with each other, so they never were.
             return Ok(Some(parts.iter().map(|m| m.file.rows).sum()));
@@ -155,17 +155,15 @@ impl Recheck {
         Ok((groups, set_aside))
     }
 
-    fn open(
-        &self,
-        work: &WorkDir,
-        files: &[MergeInput],
-        groups: &[SchemaGroup],
-        cancel: &CancellationToken,
-    ) -> Result<Session, MergeError> {
-        let real = files.iter().enumerate().filter_map(|(i, file)| work.link(i, file).transpose());
-        let real = real.collect::<Result<Vec<String>, _>>()?;
+    fn open(&self, work: &WorkDir, groups: &[SchemaGroup], cancel: &CancellationToken) -> Result<Session, MergeError> {
         let widest = groups.iter().map(row_bytes).max().unwrap_or_default();
-        Session::open(work.text(), &real, &self.limits, &Budget::new(&self.limits, &self.options, widest), cancel)
+        Session::open(
+            work.text(),
+            &work.real_inputs(),
+            &self.limits,
+            &Budget::new(&self.limits, &self.options, widest),
+            cancel,
+        )
     }
 
     fn look(

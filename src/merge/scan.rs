@@ -16,20 +16,12 @@ use super::{MergeError, MergeRequest, sql};
 /// lived to say it.
 pub fn scan(request: &MergeRequest, cancel: &CancellationToken) -> Result<(), MergeError> {
     survey(&request.inputs, request.limits.threads, cancel, &|_| ())?;
-    let work = WorkDir::prepare(&request.work_dir)?;
-    let mut links = Vec::new();
-    let mut files = Vec::new();
-    for (index, input) in request.inputs.iter().enumerate() {
-        if let Some(file) = work.link(index, input)? {
-            links.push(work.input(index));
-            files.push(file);
-        }
-    }
+    let work = WorkDir::prepare(&request.work_dir, &request.inputs)?;
     // Hashing holds no rows, so the width of a row does not matter.
     let budget = Budget::new(&request.limits, &request.options, 0);
-    let session = Session::open(work.text(), &files, &request.limits, &budget, cancel)?;
-    for link in links {
-        match session.execute(&sql::read_everything(&link)) {
+    let session = Session::open(work.text(), &work.real_inputs(), &request.limits, &budget, cancel)?;
+    for path in (0..request.inputs.len()).map(|index| work.input(index)) {
+        match session.execute(&sql::read_everything(&path)) {
             Err(StatementError::Cancelled) => return Err(MergeError::Cancelled),
             // Not for this file to answer for: the limit is the job's.
             Err(StatementError::OutOfMemory(detail)) => {
