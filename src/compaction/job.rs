@@ -307,7 +307,7 @@ impl Job<'_> {
         let storage = &self.env.storage;
 
         facts.step = self.begin(Step::Fetch)?;
-        let inputs = self.fetch(view, plan, dir).await?;
+        let (inputs, spoiled) = self.fetch(view, plan, dir).await?;
 
         // Others may be merging; the files of this job wait on disk.
         let Some(permit) = self.stop.run_until_cancelled(self.env.permits.to_merge()).await else {
@@ -315,10 +315,15 @@ impl Job<'_> {
         };
         facts.step = self.begin(Step::Merge)?;
         let outcome = match self.merge(plan, settings, inputs, dir).await {
-            Err(JobError::Merge(MergeError::NothingToMerge(set_aside))) => {
+            Err(JobError::Merge(MergeError::NothingToMerge(mut set_aside))) => {
+                set_aside.extend(spoiled);
                 return Err(MergeError::NothingToMerge(self.still_there(set_aside).await?).into());
             }
-            merged => merged?,
+            merged => {
+                let mut merged = merged?;
+                merged.set_aside.extend(spoiled);
+                merged
+            }
         };
         drop(permit);
         let consumed = consumed_inputs(plan, &outcome)?;

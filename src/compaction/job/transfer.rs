@@ -14,12 +14,18 @@ use crate::compaction::observe::View;
 use crate::compaction::permits::TRANSFERS_AT_ONCE;
 use crate::compaction::plan::Plan;
 use crate::compaction::record::LiveFile;
-use crate::merge::{MergeInput, MergedFile};
+use crate::merge::{MergeInput, MergedFile, SetAside, SetAsideReason};
 use crate::partition::DataFile;
 
 impl Job<'_> {
-    /// Local files to merge: the objects themselves on local disk, otherwise copies under names of our own.
-    pub(super) async fn fetch(&self, view: &View, plan: &Plan, dir: &Path) -> Result<Vec<MergeInput>, JobError> {
+    /// Local files to merge: the objects themselves on local disk, otherwise copies under names of our own. And what is left out
+    /// because it is not what its record says.
+    pub(super) async fn fetch(
+        &self,
+        view: &View,
+        plan: &Plan,
+        dir: &Path,
+    ) -> Result<(Vec<MergeInput>, Vec<SetAside>), JobError> {
         let fetched = dir.join("fetched");
         if !self.reads_in_place() {
             tokio::fs::create_dir(&fetched).await.map_err(|e| self.temp_error("create", &e))?;
@@ -27,45 +33,59 @@ impl Job<'_> {
         let transfers: Vec<_> =
             plan.inputs.iter().enumerate().map(|(i, file)| self.fetch_one(i, file, view, &fetched).boxed()).collect();
         // In plan order, which the merge's tie-breaking rests on.
-        let inputs: Vec<MergeInput> =
+        let fetched: Vec<Result<MergeInput, SetAside>> =
             futures::stream::iter(transfers).buffered(TRANSFERS_AT_ONCE).try_collect().await?;
+        let (mut inputs, mut spoiled) = (Vec::new(), Vec::new());
+        for file in fetched {
+            match file {
+                Ok(input) => inputs.push(input),
+                Err(left_out) => spoiled.push(left_out),
+            }
+        }
         let megabytes = megabytes(plan.input_bytes());
         info!(target: LOG, job_id = self.id.job_id, files = inputs.len(), bytes = plan.input_bytes(),
             in_place = self.reads_in_place(), "Downloaded {} files ({megabytes:.1} MB)", inputs.len());
-        Ok(inputs)
+        Ok((inputs, spoiled))
     }
 
-    pub(super) async fn fetch_one(
+    async fn fetch_one(
         &self,
         index: usize,
         file: &DataFile,
         view: &View,
         fetched: &Path,
-    ) -> Result<MergeInput, JobError> {
-        let path = if let Some(in_place) = self.env.storage.local_path(self.partition, &file.name) {
-            in_place
-        } else {
+    ) -> Result<Result<MergeInput, SetAside>, JobError> {
+        let input = |path| Ok(Ok(MergeInput { name: file.name.clone(), path, size_bytes: file.size_bytes }));
+        if let Some(in_place) = self.env.storage.local_path(self.partition, &file.name) {
+            return input(in_place);
+        }
+        // T3: base names can be equal; index and key hash cannot.
+        let hash = blake3::hash(format!("{}/{}", self.partition, file.name).as_bytes()).to_hex();
+        let copy = fetched.join(format!("{index:06}_{}.parquet", &hash[..16]));
+        let mut tries = 0;
+        loop {
             self.check(Step::Fetch)?;
-            // T3: base names can be equal; index and key hash cannot.
-            let hash = blake3::hash(format!("{}/{}", self.partition, file.name).as_bytes()).to_hex();
-            let copy = fetched.join(format!("{index:06}_{}.parquet", &hash[..16]));
             let _permit = self.env.permits.to_transfer().await;
             let fetching = self.env.storage.fetch(self.partition, file, &copy);
             match self.stop.run_until_cancelled(fetching).await {
                 Some(fetched) => fetched.map_err(|source| JobError::Storage { step: "fetch", source })?,
                 None => return self.stopped(Step::Fetch),
             }
-            if let Some(live) = view.head.live_file(&file.name) {
-                self.check_copy(&copy, live).await?;
+            let Some(live) = view.head.live_file(&file.name) else { return input(copy) };
+            let Some(difference) = self.compare(&copy, live).await? else { return input(copy) };
+            // It may have been damaged on its way only.
+            tries += 1;
+            if tries == 2 {
+                let reason = SetAsideReason::Unreadable(difference);
+                return Ok(Err(SetAside { name: file.name.clone(), reason }));
             }
-            copy
-        };
-        Ok(MergeInput { name: file.name.clone(), path, size_bytes: file.size_bytes })
+            tokio::fs::remove_file(&copy).await.map_err(|e| self.temp_error("delete", &e))?;
+        }
     }
 
     /// A compacted file that is merged again: its record says what it was, and a proof that starts from a damaged copy would
-    /// prove the damage. Of raw files nobody knows more than length and `ETag`.
-    async fn check_copy(&self, copy: &Path, live: &LiveFile) -> Result<(), JobError> {
+    /// prove the damage. Of raw files nobody knows more than length and `ETag`. `None`: it is that file.
+    async fn compare(&self, copy: &Path, live: &LiveFile) -> Result<Option<String>, JobError> {
         let path = copy.to_owned();
         let hashed = tokio::task::spawn_blocking(move || {
             let mut hasher = blake3::Hasher::new();
@@ -77,11 +97,8 @@ impl Job<'_> {
             // The runtime is shutting down.
             Err(error) => return Err(self.temp_error("read", &error)),
         };
-        if found == live.checksum {
-            return Ok(());
-        }
-        let what = format!("input {} was fetched as {found}, and its record says {}", live.name, live.checksum);
-        Err(JobError::Doubt { what })
+        let differs = found != live.checksum;
+        Ok(differs.then(|| format!("its content is {found}, and its record says {}", live.checksum)))
     }
 
     /// Whether inputs lie on local disk and need not be fetched.
