@@ -224,6 +224,29 @@ mod tests {
     use super::*;
     use crate::merge::fixtures::{Inputs, times};
 
+    /// As some writers state it for chunks without a dictionary; it must hide no page from the look, and damage no file.
+    #[test]
+    fn an_offset_of_a_dictionary_before_any_page_is_none() {
+        let mut files = Inputs::new();
+        files.query("SELECT range AS time FROM range(1000)");
+        let file = File::open(&files.inputs[0].path).unwrap();
+        let reader = SerializedFileReader::new(file.try_clone().unwrap()).unwrap();
+        let chunk = reader.metadata().row_group(0).column(0).clone();
+        let first = first_page(&chunk);
+        let pages = Pages::of(&file, &chunk).collect::<Vec<_>>();
+        for offset in 0..4 {
+            let odd = chunk
+                .clone()
+                .into_builder()
+                .set_data_page_offset(first)
+                .set_dictionary_page_offset(Some(offset))
+                .build()
+                .unwrap();
+            assert_eq!((dictionary_page(&odd), first_page(&odd)), (None, first));
+            assert_eq!(Pages::of(&file, &odd).collect::<Vec<_>>(), pages);
+        }
+    }
+
     #[test]
     fn the_pages_are_those_that_the_library_finds() {
         let mut files = Inputs::new();

@@ -47,7 +47,7 @@ pub(super) struct Session {
 }
 
 impl Session {
-    /// Opens an instance that can read `files` (real, absolute paths) through links in `work_dir`, and write in `work_dir`.
+    /// Opens an instance that can read `files` (real, absolute paths), also through links in `work_dir`, and write in `work_dir`.
     pub(super) fn open(
         work_dir: &str,
         files: &[String],

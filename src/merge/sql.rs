@@ -305,7 +305,7 @@ pub(super) fn read_everything(path: &str) -> String {
 
 /// Statements that close the database off, in this order: after the last one no setting can be changed.
 ///
-/// `files` are the real paths of the inputs, `folder` the work folder. An input is opened through a link in the work folder:
+/// `files` are the real paths of the inputs, `folder` the work folder. An input with an odd name is opened through a link in the work folder:
 /// DuckDB allows that when the link's target is listed. Anything else is refused, and so is the network.
 pub(super) fn lock_down(files: &[String], folder: &str, temp_bytes: Option<u64>) -> Vec<String> {
     let mut statements = vec![

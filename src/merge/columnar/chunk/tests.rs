@@ -163,3 +163,18 @@ fn between_two_pages_it_is_looked_whether_the_merge_is_still_wanted() {
     let refusal = decode_generally(&column(), Box::new(Pages(vec![delta(&[1])].into())), &Room::new(&limits));
     assert!(matches!(refusal, Err(Refusal::Failed(MergeError::Cancelled))));
 }
+
+/// A few bytes of codes stand for any number of rows.
+#[test]
+fn a_chunk_that_becomes_larger_than_its_pages_is_left_to_duckdb() {
+    let unsuited = |rows: usize, pages: &[Page]| match decoded(rows, pages) {
+        Err(Refusal::Unsuited(why)) => why,
+        other => panic!("{other:?}"),
+    };
+    let many = codes(&vec![0; 100_000]);
+    assert_eq!(decoded(100_000, &[dictionary(&[7]), many.clone()]).unwrap().len(), 100_000);
+    let written_out = unsuited(100_001, &[dictionary(&[7]), many.clone(), plain(&[5])]);
+    assert!(written_out.contains("of values of one chunk"), "{written_out}");
+    let rows = unsuited(200_000, &[dictionary(&[7]), many.clone(), many]);
+    assert!(rows.contains("of rows of one chunk"), "{rows}");
+}
