@@ -13,15 +13,17 @@ use std::process::{Command, Stdio};
 use std::sync::Arc as Shared;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use arc::compaction::Scope;
 use arc::storage::Storage;
+use duckdb::Connection;
 use object_store::Result;
 use object_store::path::Path as Key;
 use tokio_util::sync::CancellationToken;
 
 use crate::support::stores::{Hook, manager};
-use crate::support::{Arc, PARTITION, block_on, fingerprint, telemetry};
+use crate::support::{Arc, PARTITION, block_on, fingerprint, incompressible};
 
 const VICTIM: &str = "ARC_TEST_VICTIM";
 
@@ -90,36 +92,97 @@ fn dies_at(arc: &Arc, point: usize) -> bool {
     !status.success()
 }
 
-/// A reader by the snapshot rule, in a loop until it is stopped.
-struct Reader {
+/// Readers in a loop, until they are stopped: one by the snapshot rule, which never sees anything but `expected`; and two of
+/// all `*.parquet` files, which no rule of ours allows. One of these reads the rows, of which it never misses any; the other
+/// only counts them, as fast as it can, to see for how long some are there twice.
+struct Readers {
     stop: Shared<AtomicBool>,
     looks: Shared<AtomicUsize>,
-    thread: thread::JoinHandle<()>,
+    rows: thread::JoinHandle<()>,
+    window: thread::JoinHandle<Window>,
 }
 
-impl Reader {
+/// For how long rows were there twice, at a stretch.
+#[derive(Debug, Clone, Copy, Default)]
+struct Window {
+    doubled: Duration,
+    /// The longest time between two looks: what `doubled` may be wrong by.
+    between_looks: Duration,
+}
+
+impl std::fmt::Display for Window {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:.0?} (looking every {:.0?} or more often)", self.doubled, self.between_looks)
+    }
+}
+
+impl Readers {
     fn start(arc: &Arc, expected: String) -> Self {
         let (stop, looks) = (Shared::new(AtomicBool::new(false)), Shared::new(AtomicUsize::new(0)));
         let (data, stopped, counted) = (arc.data(), Shared::clone(&stop), Shared::clone(&looks));
-        let thread = thread::spawn(move || {
+        let right = distinct_of_all(&data).unwrap();
+        let rows = thread::spawn(move || {
             while !stopped.load(Ordering::SeqCst) {
                 if let Some(seen) = look(&data) {
                     assert_eq!(seen, expected, "a reader saw other rows");
                     counted.fetch_add(1, Ordering::SeqCst);
                 }
+                if let Some(seen) = distinct_of_all(&data) {
+                    assert_eq!(seen, right, "a reader of all files misses rows");
+                }
             }
         });
-        Self { stop, looks, thread }
+        let (data, stopped) = (arc.data(), Shared::clone(&stop));
+        let window = thread::spawn(move || watch(&data, &stopped));
+        Self { stop, looks, rows, window }
     }
 
-    /// Stops the reader, which must have had at least one good look.
-    fn stop(self) {
-        while self.looks.load(Ordering::SeqCst) == 0 && !self.thread.is_finished() {
+    /// Stops the readers, which must have had at least one good look.
+    fn stop(self) -> Window {
+        while self.looks.load(Ordering::SeqCst) == 0 && !self.rows.is_finished() {
             thread::yield_now();
         }
         self.stop.store(true, Ordering::SeqCst);
-        self.thread.join().unwrap();
+        self.rows.join().unwrap();
+        self.window.join().unwrap()
     }
+}
+
+fn watch(data: &Path, stopped: &AtomicBool) -> Window {
+    let db = Connection::open_in_memory().unwrap();
+    let right = rows_of_all(&db, data).unwrap();
+    let (mut window, mut since, mut last) = (Window::default(), None, Instant::now());
+    while !stopped.load(Ordering::SeqCst) {
+        let Some(rows) = rows_of_all(&db, data) else { continue };
+        assert!(rows >= right, "a reader of all files misses rows");
+        if rows > right || since.is_some() {
+            window.doubled = window.doubled.max(since.get_or_insert_with(Instant::now).elapsed());
+        }
+        if rows == right {
+            since = None;
+        }
+        window.between_looks = window.between_looks.max(last.elapsed());
+        last = Instant::now();
+    }
+    assert_eq!(rows_of_all(&db, data), Some(right), "rows stay doubled");
+    window
+}
+
+/// The rows of all `*.parquet` files, by their footers; `None` if a file vanished meanwhile, an error to whoever asked.
+fn rows_of_all(db: &Connection, data: &Path) -> Option<u64> {
+    let sql = format!("SELECT sum(num_rows)::UBIGINT FROM parquet_file_metadata('{}')", all(data));
+    db.query_row(&sql, [], |row| row.get(0)).ok()
+}
+
+/// The different rows of all `*.parquet` files.
+fn distinct_of_all(data: &Path) -> Option<u64> {
+    let db = Connection::open_in_memory().unwrap();
+    let sql = format!("SELECT count(DISTINCT hash(t)) FROM read_parquet('{}', union_by_name = true) t", all(data));
+    db.query_row(&sql, [], |row| row.get(0)).ok()
+}
+
+fn all(data: &Path) -> String {
+    data.join(PARTITION).join("*.parquet").display().to_string().replace('\'', "''")
 }
 
 /// What a reader sees; `None` if a file vanished under it, upon which the rule says to look again.
@@ -157,15 +220,15 @@ fn assert_every_step(passed: &str) {
 
 /// Runs `prepare` and a victim for every point until one comes through, and checks what the next run makes of it.
 #[allow(clippy::print_stdout, reason = "the figures are for people who run this with --nocapture")]
-fn survives_every_crash(prepare: impl Fn() -> Arc) {
-    let mut point = 0;
+fn survives_every_crash(outputs: usize, prepare: impl Fn() -> Arc) {
+    let (mut point, mut longest) = (0, Window::default());
     loop {
         let arc = prepare();
         let before = fingerprint(&arc.live_paths(PARTITION)).unwrap();
-        let reader = Reader::start(&arc, before.clone());
+        let readers = Readers::start(&arc, before.clone());
         let died = dies_at(&arc, point);
         arc.compact_well();
-        reader.stop();
+        let window = readers.stop();
         assert_eq!(fingerprint(&arc.live_paths(PARTITION)).unwrap(), before, "killed at point {point}");
         arc.assert_nothing_left_over(PARTITION);
         let raw = arc.live(PARTITION).iter().filter(|n| !n.ends_with("_compacted.parquet")).count();
@@ -173,7 +236,11 @@ fn survives_every_crash(prepare: impl Fn() -> Arc) {
         let state = arc.storage_state();
         arc.compact_well();
         assert_eq!(arc.storage_state(), state, "a further run changes nothing (killed at point {point})");
+        if window.doubled > longest.doubled {
+            longest = window;
+        }
         if !died {
+            assert_eq!(arc.live(PARTITION).len(), outputs);
             let passed = fs::read_to_string(arc.dir().join(PASSED)).unwrap();
             assert_eq!(
                 passed.lines().count(),
@@ -181,7 +248,11 @@ fn survives_every_crash(prepare: impl Fn() -> Arc) {
                 "every effect was died at, before it and after it:\n{passed}"
             );
             assert_every_step(&passed);
-            println!("{point} crash points around {} effects", point / 2);
+            println!(
+                "{point} crash points around {} effects; a reader of all files saw rows twice for {window} without \
+                 a crash, and for at most {longest} with one and the next run",
+                point / 2
+            );
             return;
         }
         point += 1;
@@ -190,7 +261,7 @@ fn survives_every_crash(prepare: impl Fn() -> Arc) {
 
 #[test]
 fn a_first_compaction_survives_a_kill_around_every_effect() {
-    survives_every_crash(|| {
+    survives_every_crash(1, || {
         let arc = Arc::new();
         arc.write_telemetry(PARTITION, 4, 50);
         arc
@@ -199,12 +270,15 @@ fn a_first_compaction_survives_a_kill_around_every_effect() {
 
 #[test]
 fn a_late_compaction_into_several_outputs_survives_a_kill_around_every_effect() {
-    survives_every_crash(|| {
+    survives_every_crash(2, || {
         let arc = Arc::with("min_files = 2\ntarget_file_size_mb = 1\nrow_group_size = 2048\nlate_rewrite_ratio = 0.0");
-        arc.write_telemetry(PARTITION, 3, 2000);
+        for part in 0..2 {
+            let rows = incompressible(part * 25_000, (part + 1) * 25_000);
+            arc.write(PARTITION, &format!("cpu_{part}.parquet"), &rows);
+        }
         arc.compact_well();
-        arc.write(PARTITION, "late_1.parquet", &telemetry(100, 300));
-        arc.write(PARTITION, "late_2.parquet", &telemetry(7000, 7100));
+        arc.write(PARTITION, "late_1.parquet", &incompressible(100, 300));
+        arc.write(PARTITION, "late_2.parquet", &incompressible(70_000, 70_100));
         arc
     });
 }

@@ -6,7 +6,7 @@
 use std::fs;
 use std::process::Command;
 
-use crate::support::{Arc, PARTITION, Run, STAGING_LOCK, telemetry};
+use crate::support::{Arc, PARTITION, Run, STAGING_LOCK, incompressible};
 
 mod clock;
 mod disks;
@@ -39,22 +39,16 @@ fn finishes_the_work(arc: &Arc, rows: &[String]) {
 }
 
 /// An hour whose rows do not compress: about 4 MB.
-fn incompressible(arc: &Arc) {
+fn write_incompressible(arc: &Arc) {
     for i in 0..4 {
-        let query = format!(
-            "SELECT *, hash(i) AS h1, hash(i + 1) AS h2, hash(i * 7) AS h3 FROM ({}) JOIN range({}, {}) r2(i) ON i * 7 = counter",
-            telemetry(i * 40_000, (i + 1) * 40_000),
-            i * 40_000,
-            (i + 1) * 40_000
-        );
-        arc.write(PARTITION, &format!("{i}.parquet"), &query);
+        arc.write(PARTITION, &format!("{i}.parquet"), &incompressible(i * 40_000, (i + 1) * 40_000));
     }
 }
 
 #[test]
 fn a_full_temp_disk_is_noticed_before_any_work_and_nothing_is_lost() {
     let arc = Arc::new();
-    incompressible(&arc);
+    write_incompressible(&arc);
     let before = arc.storage_state();
     let run = in_namespace(
         &arc,
@@ -72,7 +66,7 @@ fn a_full_temp_disk_is_noticed_before_any_work_and_nothing_is_lost() {
 #[test]
 fn full_storage_fails_the_job_with_the_place_and_remedy_and_loses_nothing() {
     let arc = Arc::new();
-    incompressible(&arc);
+    write_incompressible(&arc);
     // Storage has room for its data and nothing more; what is left of it afterwards is copied out.
     let run = in_namespace(
         &arc,

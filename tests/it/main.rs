@@ -23,6 +23,8 @@ mod fidelity;
 mod frozen;
 mod fuzz;
 mod fuzz_targets;
+#[cfg(target_os = "linux")]
+mod kill;
 mod logs;
 mod model;
 mod numbers;

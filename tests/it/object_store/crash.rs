@@ -13,10 +13,10 @@ use arc::compaction::Scope;
 use tokio_util::sync::CancellationToken;
 
 use crate::crash::KillAt;
-use crate::object_store::remote::{PLAIN, Remote, each, random_file, telemetry_files};
-use crate::support::block_on;
+use crate::object_store::remote::{PLAIN, Remote, random_file, telemetry_files};
 use crate::support::servers::Kind;
 use crate::support::stores::manager;
+use crate::support::{block_on, each};
 
 const VICTIM: &str = "ARC_TEST_REMOTE_VICTIM";
 const FULL: &str = "ARC_OBJECT_STORE_FULL";

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path as FsPath, PathBuf};
 use std::sync::Arc as Shared;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use arc::clock::SystemClock;
@@ -71,24 +70,6 @@ fn parquet(query: &str) -> Vec<u8> {
 /// Files of telemetry: sorted, consecutive, `rows` rows each.
 pub fn telemetry_files(files: usize, rows: usize) -> Vec<Vec<u8>> {
     (0..files).map(|number| parquet(&telemetry(number * rows, (number + 1) * rows))).collect()
-}
-
-/// Cases under way at a time: each waits for a server most of its time.
-const CASES_IN_FLIGHT: usize = 3;
-
-/// Runs a case with each of these numbers, several at a time.
-pub fn each(numbers: impl IntoIterator<Item = usize>, case: impl Fn(usize) + Sync) {
-    let numbers: Vec<usize> = numbers.into_iter().collect();
-    let next = AtomicUsize::new(0);
-    thread::scope(|threads| {
-        for _ in 0..CASES_IN_FLIGHT {
-            threads.spawn(|| {
-                while let Some(number) = numbers.get(next.fetch_add(1, Ordering::SeqCst)) {
-                    case(*number);
-                }
-            });
-        }
-    });
 }
 
 /// An Arc over a bucket.

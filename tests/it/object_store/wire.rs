@@ -9,8 +9,9 @@ use arc::compaction::CycleReport;
 use arc::storage::StorageError;
 use arc::storage::settings::Patience;
 
-use crate::object_store::remote::{NoHook, Remote, each, telemetry_files};
+use crate::object_store::remote::{NoHook, Remote, telemetry_files};
 use crate::support::block_on;
+use crate::support::each;
 use crate::support::http1::Head;
 use crate::support::proxy::{Proxy, Wire};
 use crate::support::servers::Kind;

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Output;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
 use std::time::{Duration, SystemTime};
 
 use arc::compaction::snapshot::{self, Snapshot};
@@ -147,7 +149,7 @@ impl Arc {
         let id: PartitionId = partition.parse().unwrap();
         let storage = self.storage();
         // On a thread of its own: some tests that ask are asynchronous themselves.
-        std::thread::scope(|s| s.spawn(|| block_on(snapshot::live_files(&storage, &id))).join().unwrap()).unwrap()
+        thread::scope(|s| s.spawn(|| block_on(snapshot::live_files(&storage, &id))).join().unwrap()).unwrap()
     }
 
     /// Paths of the data files that count.
@@ -227,6 +229,14 @@ pub fn telemetry(first: usize, end: usize) -> String {
     )
 }
 
+/// The same with three columns that do not compress: 24 bytes a row.
+pub fn incompressible(first: usize, end: usize) -> String {
+    format!(
+        "SELECT *, hash(counter) AS h1, hash(counter + 1) AS h2, hash(counter + 2) AS h3 FROM ({})",
+        telemetry(first, end)
+    )
+}
+
 pub fn copy(query: &str, path: &Path, options: &str) {
     let path = path.display().to_string().replace('\'', "''");
     let db = Connection::open_in_memory().unwrap();
@@ -301,4 +311,22 @@ pub fn tree(dir: &Path) -> BTreeMap<PathBuf, (u64, SystemTime)> {
 
 pub fn block_on<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap().block_on(future)
+}
+
+/// Cases under way at a time: each waits for a server most of its time.
+const CASES_IN_FLIGHT: usize = 3;
+
+/// Runs a case with each of these numbers, several at a time.
+pub fn each(numbers: impl IntoIterator<Item = usize>, case: impl Fn(usize) + Sync) {
+    let numbers: Vec<usize> = numbers.into_iter().collect();
+    let next = AtomicUsize::new(0);
+    thread::scope(|threads| {
+        for _ in 0..CASES_IN_FLIGHT {
+            threads.spawn(|| {
+                while let Some(number) = numbers.get(next.fetch_add(1, Ordering::SeqCst)) {
+                    case(*number);
+                }
+            });
+        }
+    });
 }
