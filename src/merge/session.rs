@@ -232,6 +232,7 @@ mod tests {
         assert!(folders.iter().all(|folder| Path::new(folder).starts_with(work.join("spill"))), "{folders:?}");
     }
 
+    /// T52: DuckDB can reach no other folder, so nothing spills elsewhere.
     #[test]
     fn only_the_inputs_and_the_work_folder_can_be_read() {
         let dir = tempfile::tempdir().expect("a folder");

@@ -232,6 +232,7 @@ mod tests {
         assert_eq!(Hour::containing(just_before_epoch).to_string(), "1969/12/31/23");
     }
 
+    /// T29: a lease, a job and a record are for an hour; there is no partition of a day that could overlap one.
     #[test]
     fn paths_of_another_shape_are_refused() {
         for bad in [

@@ -30,6 +30,7 @@ const DAMAGES: [(&str, Damage); 8] = [
     }),
 ];
 
+/// T11.
 #[test]
 fn good_files_are_compacted_and_every_kind_of_bad_file_stays_untouched_and_is_named() {
     let arc = Arc::new();

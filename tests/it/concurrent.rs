@@ -59,6 +59,7 @@ fn two_programs_at_once_compact_every_partition_once_without_error_or_loss() {
 }
 
 /// I7 without any lock: the two workers have lock databases of their own, so only the record decides.
+/// T21, T68: leases that both workers have protect nothing; creating the record decides.
 #[test]
 fn two_programs_that_do_not_share_locks_still_compact_every_partition_once() {
     let arc = Arc::new();

@@ -259,6 +259,7 @@ fn survives_every_crash(outputs: usize, prepare: impl Fn() -> Arc) {
     }
 }
 
+/// T17, T43: two readers look all the while.
 #[test]
 fn a_first_compaction_survives_a_kill_around_every_effect() {
     survives_every_crash(1, || {

@@ -45,6 +45,7 @@ fn write_incompressible(arc: &Arc) {
     }
 }
 
+/// T38.
 #[test]
 fn a_full_temp_disk_is_noticed_before_any_work_and_nothing_is_lost() {
     let arc = Arc::new();

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc as Shared;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use arc::compaction::{CycleReport, Scope};
 use arc::lock::{Acquired, CompactionLock, LockManager};
@@ -71,6 +71,61 @@ fn an_output_that_reads_back_differently_keeps_every_input() {
     arc.assert_nothing_left_over(PARTITION);
     arc.compact_well();
     assert_eq!(arc.rows(PARTITION), rows);
+}
+
+/// T1, I2: an upload that fails is no output.
+#[test]
+fn an_output_that_could_not_be_published_keeps_every_input() {
+    let arc = Arc::new();
+    arc.write_telemetry(PARTITION, 4, 500);
+    let (rows, files) = (arc.rows(PARTITION), arc.live(PARTITION));
+    let report = cycle(&arc, Refuses(|_, path| is_output(path)));
+    assert_eq!((report.jobs_completed, report.jobs_failed), (0, 1), "{report:#?}");
+    assert_eq!(report.jobs[0].step.as_str(), "publish");
+    assert_eq!(arc.live(PARTITION), files);
+    assert_eq!(arc.rows(PARTITION), rows);
+    assert_eq!(arc.compact_well()["jobs_completed"], 1);
+    assert_eq!(arc.rows(PARTITION), rows);
+    arc.assert_nothing_left_over(PARTITION);
+}
+
+/// Outputs cannot be looked at, nor listed, once they are published.
+#[derive(Debug, Default)]
+struct CannotLookAtOutputs(AtomicBool);
+
+impl Hook for CannotLookAtOutputs {
+    fn before(&self, _: usize, _: &str, _: &Key) -> Result<()> {
+        Ok(())
+    }
+
+    fn after(&self, _: usize, effect: &str, path: &Key) -> Result<()> {
+        self.0.fetch_or(effect == "copy" && is_output(path), Ordering::SeqCst);
+        Ok(())
+    }
+
+    fn reading(&self, path: &Key) -> Result<()> {
+        if is_output(path) { Err(failure()) } else { Ok(()) }
+    }
+
+    fn listing(&self, _: Option<&Key>) -> Result<()> {
+        if self.0.load(Ordering::SeqCst) { Err(failure()) } else { Ok(()) }
+    }
+}
+
+/// T6, I2, I12: a check that cannot be made has not been passed.
+#[test]
+fn an_output_that_cannot_be_looked_at_keeps_every_input() {
+    let arc = Arc::new();
+    arc.write_telemetry(PARTITION, 4, 500);
+    let (rows, files) = (arc.rows(PARTITION), arc.live(PARTITION));
+    let report = cycle(&arc, CannotLookAtOutputs::default());
+    assert_eq!((report.jobs_completed, report.jobs_failed), (0, 1), "{report:#?}");
+    assert_eq!(report.jobs[0].step.as_str(), "read_back");
+    assert_eq!(arc.live(PARTITION), files);
+    assert_eq!(arc.rows(PARTITION), rows);
+    assert_eq!(arc.compact_well()["jobs_completed"], 1);
+    assert_eq!(arc.rows(PARTITION), rows);
+    arc.assert_nothing_left_over(PARTITION);
 }
 
 /// Replaces a file by another one as soon as an output is there.
@@ -176,7 +231,7 @@ fn a_commit_that_never_answers_deletes_nothing_and_the_next_cycle_starts_anew() 
     arc.assert_nothing_left_over(PARTITION);
 }
 
-/// Deletions that fail change nothing about what counts; a later cycle makes up for them.
+/// T18: deletions that fail change nothing about what counts; a later cycle makes up for them.
 #[test]
 fn deletions_that_fail_are_made_up_for_by_the_next_cycle() {
     let arc = Arc::new();

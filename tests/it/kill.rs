@@ -202,6 +202,7 @@ fn survives_every_kill(outputs: usize, prepare: impl Fn() -> Arc + Sync) {
     assert!(kills * 10 >= points.len() * 9, "only {kills} of {}", points.len());
 }
 
+/// T17.
 #[test]
 fn the_program_survives_a_kill_at_every_system_call_of_a_first_compaction() {
     survives_every_kill(1, || {

@@ -61,6 +61,7 @@ fn a_name_that_is_used_again_costs_no_row() {
     holds_in_bounds("reused name", Setup::REUSED_NAME);
 }
 
+/// T23: a writer that was stopped long ago wins nothing.
 #[test]
 fn writes_may_take_effect_twice_and_below_the_head_and_tidying_may_be_skipped() {
     holds_in_bounds("very late writes", Setup::VERY_LATE);
@@ -89,6 +90,7 @@ fn a_folder_restored_without_its_newest_record_keeps_every_row() {
     holds("lost record", Setup::LOST_RECORD);
 }
 
+/// T4, T19, T68, T69: what happened elsewhere is among the rules that are switched off.
 #[test]
 #[allow(clippy::print_stdout, reason = "the figures are for people who run this with --nocapture")]
 fn every_rule_that_is_switched_off_gives_a_counterexample() {

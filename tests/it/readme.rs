@@ -13,6 +13,7 @@ fn readme() -> String {
 }
 
 /// Commands exist with the flags that are shown, every key of `[compaction]` is in the table, links lead somewhere.
+/// T66.
 #[test]
 fn the_readme_says_what_is_so() {
     let text = readme();

@@ -120,6 +120,7 @@ fn the_same_seed_gives_the_same_time_line() {
 }
 
 /// The simulation finds every error that is built into its own side of the seams.
+/// T4, T67: among them a merge that names a file it left out, and a create that says what is not so.
 #[test]
 #[allow(clippy::print_stdout, reason = "the figures are for people who run this with --nocapture")]
 fn every_planted_error_is_found() {

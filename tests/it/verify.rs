@@ -322,6 +322,7 @@ fn forge_unsorted(arc: &Arc) {
     });
 }
 
+/// T28: among them are folders restored in parts.
 #[test]
 fn each_defect_is_the_one_finding_and_its_remedy_brings_every_row_back_once() {
     for case in cases() {

@@ -76,6 +76,7 @@ fn sized(count: usize, size_bytes: u64) -> Vec<DataFile> {
     raw(count).into_iter().map(|f| DataFile { size_bytes, ..f }).collect()
 }
 
+/// T41.
 #[test]
 fn an_hour_is_compacted_when_it_is_over_long_enough_and_has_enough_files() {
     assert_eq!(check(&[], raw(3), at(14, 59)), "skip: hour too young, ready at 2025-10-08T15:00:00Z");

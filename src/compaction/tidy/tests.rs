@@ -8,6 +8,7 @@ fn names(files: &[DataFile]) -> Vec<&str> {
 const DAY: TimeDelta = TimeDelta::hours(24);
 
 /// I3, T69: what is deleted follows from the head alone: its retired files, and ours that it does not name.
+/// T44.
 #[test]
 fn only_retired_files_and_dead_files_of_taken_generations_go() {
     let (live, dead, open) = (file(&ours(2, 'a')), file(&ours(1, 'b')), file(&ours(3, 'c')));

@@ -47,6 +47,7 @@ impl Fixture {
     }
 }
 
+/// T22.
 #[test]
 fn sqlite_leases_conform() {
     let f = Fixture::new();

@@ -202,6 +202,7 @@ async fn out_of_memory_as_the_child_reports_it_is_tried_twice_and_blames_no_file
 }
 
 /// I10, I11: resident memory counts, whatever the engine believes to use.
+/// T47.
 #[tokio::test]
 async fn a_child_beyond_its_memory_ceiling_is_killed() {
     let mut bench = Bench::new(

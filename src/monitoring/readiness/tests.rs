@@ -124,6 +124,7 @@ async fn a_dead_scheduler_is_named() {
     assert!(detail.contains("started again"), "{detail}");
 }
 
+/// T37.
 #[tokio::test]
 async fn a_candidate_far_behind_schedule_is_named() {
     let service = Service::start();

@@ -120,6 +120,7 @@ async fn a_deletion_without_an_answer_has_failed_when_nobody_can_look() {
     assert_eq!(names(&report), (vec![], vec![], vec![], vec!["a.parquet"]));
 }
 
+/// T45.
 #[tokio::test]
 async fn hundreds_of_objects_go_in_batches_and_the_folder_stays() {
     for f in Fixture::both() {

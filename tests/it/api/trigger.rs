@@ -13,6 +13,7 @@ use crate::support::stores::{Hook, Hooked};
 const TRIGGER: &str = "/api/compaction/trigger";
 
 /// T65.
+/// T63: what has not happened yet is null.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_trigger_answers_while_the_cycle_runs_and_jobs_show_it() {
     let gate = Gate::closed();

@@ -29,6 +29,10 @@ use object_store::{
 pub trait Hook: Send + Sync + fmt::Debug + 'static {
     /// Called before effect `number` (from 0) is carried out. An error replaces it.
     fn before(&self, number: usize, effect: &str, path: &Path) -> Result<()>;
+    /// Called before a GET or HEAD. An error replaces it.
+    fn reading(&self, _path: &Path) -> Result<()> {
+        Ok(())
+    }
     /// Called before a LIST. An error replaces it.
     fn listing(&self, _prefix: Option<&Path>) -> Result<()> {
         Ok(())
@@ -181,10 +185,12 @@ impl ObjectStore for Hooked {
     }
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
+        self.hook.reading(location)?;
         self.inner.get_opts(location, options).await
     }
 
     async fn get_ranges(&self, location: &Path, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
+        self.hook.reading(location)?;
         self.inner.get_ranges(location, ranges).await
     }
 
