@@ -22,7 +22,7 @@ nextest *ARGS:
 
 # One seed of the simulation, with its time line
 sim SEED:
-    ARC_SIM_SEED={{SEED}} cargo test --release --test it sim::one_seed -- --nocapture
+    ARC_ONLY={{SEED}} cargo test --release --test it sim::one_seed -- --nocapture
 
 # Realistic telemetry, compacted before your eyes
 demo *ARGS:

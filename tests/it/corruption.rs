@@ -6,7 +6,7 @@
 //! names it with a reason; or it could be read, and then exactly the rows that DuckDB reads from a copy of it are in the
 //! outputs, once. The second is nobody's mistake: a file whose flipped byte makes another valid value has no sign of it.
 //!
-//! Everything is derived from the kind and a number. `ARC_CORRUPTION=kind:number` repeats one file alone.
+//! Everything is derived from the kind and a number. `ARC_ONLY=kind:number` repeats one file alone.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -18,7 +18,7 @@ use serde_json::Value;
 
 use self::kinds::{CUT_AT_A_BOUNDARY, Fate, KINDS, Kind};
 use self::pages::Anatomy;
-use crate::support::{Arc, PARTITION, strings, telemetry};
+use crate::support::{Arc, PARTITION, again, strings, telemetry};
 
 mod bases;
 mod kinds;
@@ -32,11 +32,6 @@ const CORRUPTIONS: usize = 1000;
 /// Good files in each partition, and rows in each of them.
 const GOOD: usize = 4;
 const GOOD_ROWS: usize = 25;
-
-#[allow(clippy::disallowed_methods, reason = "how somebody who runs the tests asks for more, or for one file again")]
-fn asked(variable: &str) -> Option<String> {
-    std::env::var(variable).ok()
-}
 
 /// A damaged file: which it is, and what is in it.
 struct Damaged {
@@ -67,11 +62,9 @@ impl Damaged {
         partition_of(self.kind)
     }
 
-    fn again(&self) -> String {
-        format!(
-            "\nto see it again: ARC_CORRUPTION={}:{} cargo test --release --test it corruption::a_thousand",
-            self.kind.name, self.number
-        )
+    /// From now on it is about this file.
+    fn at(&self) -> again::At {
+        again::at(&format!("{}:{}", self.kind.name, self.number))
     }
 }
 
@@ -81,7 +74,7 @@ fn partition_of(kind: Kind) -> String {
 
 fn damaged_files() -> Vec<Damaged> {
     let bases = bases::all();
-    if let Some(one) = asked("ARC_CORRUPTION") {
+    if let Some(one) = again::asked(again::ONLY) {
         let (name, number) = one.split_once(':').expect("kind:number");
         let number = number.parse().unwrap();
         if name == CUT_AT_A_BOUNDARY.name {
@@ -90,7 +83,7 @@ fn damaged_files() -> Vec<Damaged> {
         let kind = *KINDS.iter().find(|kind| kind.name == name).expect("one of the kinds");
         return vec![Damaged::new(kind, number, &bases)];
     }
-    let total: usize = asked("ARC_CORRUPTIONS").map_or(CORRUPTIONS, |n| n.parse().unwrap());
+    let total = again::asked_number("ARC_CORRUPTIONS").map_or(CORRUPTIONS, |n| usize::try_from(n).unwrap());
     let cuts = bases.iter().map(|file| file.boundaries().len()).sum::<usize>().min(total);
     let cut = (0..cuts).map(|number| Damaged::cut(number, &bases));
     let others = (0..total - cuts).map(|n| Damaged::new(KINDS[n % KINDS.len()], n / KINDS.len(), &bases));
@@ -141,7 +134,7 @@ fn strictly_readable(bytes: &[u8]) -> bool {
     let bytes = bytes::Bytes::copy_from_slice(bytes);
     let read =
         || ParquetRecordBatchReaderBuilder::try_new(bytes).ok()?.build().ok()?.all(|batch| batch.is_ok()).then_some(());
-    std::panic::catch_unwind(std::panic::AssertUnwindSafe(read)).is_ok_and(|read| read.is_some())
+    again::silently(|| std::panic::catch_unwind(std::panic::AssertUnwindSafe(read))).is_ok_and(|read| read.is_some())
 }
 
 /// What became of the damaged files of a partition.
@@ -192,21 +185,20 @@ fn check(arc: &Arc, report: &Value, files: &[&Damaged]) -> Tally {
     crate::support::copy(&telemetry(0, GOOD * GOOD_ROWS), &path, "FORMAT parquet");
     expected.extend(rows_in(&path).unwrap());
     for file in files {
-        let again = file.again();
+        let _here = file.at();
         let there = fs::read(arc.folder(&partition).join(file.name())).ok();
         match (there, named.get(&file.name())) {
             (Some(bytes), Some(reason)) => {
-                assert_eq!(bytes, file.bytes, "{partition}/{} is not what it was{again}", file.name());
+                assert_eq!(bytes, file.bytes, "{partition}/{} is not what it was", file.name());
                 let detail = reason.len() > 30;
-                assert!(detail, "{partition}/{}: no reason: {reason}{again}", file.name());
+                assert!(detail, "{partition}/{}: no reason: {reason}", file.name());
                 if reason.contains("unreadable") { tally.damaged += 1 } else { tally.left_alone += 1 }
             }
             (None, None) => {
-                assert_eq!(file.kind.fate, Fate::NamedOrRead, "{partition}/{} was taken for sound{again}", file.name());
+                assert_eq!(file.kind.fate, Fate::NamedOrRead, "{partition}/{} was taken for sound", file.name());
                 let copy = good.path().join(file.name());
                 fs::write(&copy, &file.bytes).unwrap();
-                let rows =
-                    rows_in(&copy).unwrap_or_else(|e| panic!("{partition}/{} was merged, but {e}{again}", file.name()));
+                let rows = rows_in(&copy).unwrap_or_else(|e| panic!("{partition}/{} was merged, but {e}", file.name()));
                 tally.read += 1;
                 if strictly_readable(&file.bytes) {
                     expected.extend(rows);
@@ -217,7 +209,7 @@ fn check(arc: &Arc, report: &Value, files: &[&Damaged]) -> Tally {
             }
             (there, named) => {
                 let there = there.is_some();
-                panic!("{partition}/{}: there: {there}, named: {named:?}{again}", file.name());
+                panic!("{partition}/{}: there: {there}, named: {named:?}", file.name());
             }
         }
     }
@@ -235,11 +227,10 @@ fn check(arc: &Arc, report: &Value, files: &[&Damaged]) -> Tally {
     }
     assert!(
         lost.is_empty() && found.len() == uncertain,
-        "{partition}: {rows} rows for {} and {uncertain}; lost {:#?}, left {:#?}{}",
+        "{partition}: {rows} rows for {} and {uncertain}; lost {:#?}, left {:#?}",
         expected.len(),
         &lost[..lost.len().min(5)],
         &found[..found.len().min(5)],
-        files[0].again()
     );
     tally
 }
@@ -254,7 +245,7 @@ fn a_thousand_damaged_files_are_named_or_read_and_no_row_of_a_good_one_is_lost()
     let run = arc.compact();
     let compacted = began.elapsed();
 
-    assert!(run.code == 0 || run.code == 1, "the program died: {run:#?}{}", files[0].again());
+    assert!(run.code == 0 || run.code == 1, "the program died: {run:#?}");
     let report = run.json();
     let mut by_partition: BTreeMap<String, Vec<&Damaged>> = BTreeMap::new();
     for file in &files {
@@ -291,12 +282,13 @@ fn a_thousand_damaged_files_are_named_or_read_and_no_row_of_a_good_one_is_lost()
 /// a panic that could be caught.
 #[test]
 fn a_footer_that_would_bring_the_parquet_library_down_costs_its_file_and_not_the_program() {
-    for (what, footer) in [
+    let footers = [
         ("long_schema", thrift::footer_with_a_list_of(2, i32::MAX.unsigned_abs())),
         ("long_key_values", thrift::footer_with_a_list_of(5, i32::MAX.unsigned_abs())),
         ("many_children", thrift::footer_with_a_group_of(i32::MAX)),
         ("deep_schema", thrift::footer_nested(200_000)),
-    ] {
+    ];
+    for (what, footer) in again::each(footers, |(what, _)| (*what).to_owned()) {
         let arc = Arc::new();
         arc.write_telemetry(PARTITION, 3, 10);
         let rows = arc.rows(PARTITION);
@@ -320,7 +312,8 @@ fn a_footer_that_would_bring_the_parquet_library_down_costs_its_file_and_not_the
 #[test]
 fn a_server_lives_through_every_kind_of_damage() {
     let bases = bases::all();
-    let files: Vec<Damaged> = KINDS.iter().map(|kind| Damaged::new(*kind, 0, &bases)).collect();
+    let kinds = again::each(KINDS, |kind| kind.name.to_owned());
+    let files: Vec<Damaged> = kinds.map(|kind| Damaged::new(kind, 0, &bases)).collect();
     let arc = arc_with(&files);
     let mut server = arc.serve();
     assert_eq!(server.post("/api/compaction/trigger", "").status, 202);
@@ -328,14 +321,15 @@ fn a_server_lives_through_every_kind_of_damage() {
     assert_eq!(server.get("/health").status, 200);
     let listed = server.get("/api/compaction/quarantine").json().to_string();
     for file in &files {
+        let _here = again::at(file.kind.name);
         let partition = file.partition();
         let there = fs::read(arc.folder(&partition).join(file.name())).ok();
         if file.kind.fate == Fate::Named {
-            assert_eq!(there.as_deref(), Some(&file.bytes[..]), "{partition}{}", file.again());
-            assert!(listed.contains(file.kind.name), "{partition}: {listed}{}", file.again());
+            assert_eq!(there.as_deref(), Some(&file.bytes[..]), "{partition}");
+            assert!(listed.contains(file.kind.name), "{partition}: {listed}");
         }
         let compacted = arc.live(&partition).iter().filter(|name| name.ends_with("_compacted.parquet")).count();
-        assert!(compacted >= 1, "{partition}: the good files are not compacted{}", file.again());
+        assert!(compacted >= 1, "{partition}: the good files are not compacted");
     }
 }
 

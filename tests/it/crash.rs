@@ -23,7 +23,10 @@ use object_store::path::Path as Key;
 use tokio_util::sync::CancellationToken;
 
 use crate::support::stores::{Hook, manager};
-use crate::support::{Arc, PARTITION, block_on, fingerprint, incompressible};
+use crate::support::{Arc, PARTITION, again, block_on, fingerprint, incompressible};
+
+/// Many more than any run has.
+const MOST_POINTS: usize = 1000;
 
 const VICTIM: &str = "ARC_TEST_VICTIM";
 
@@ -66,8 +69,7 @@ impl Hook for KillAt {
 /// Not a test of its own: what the dying process runs. Does nothing unless it is started as that.
 #[test]
 fn victim() {
-    #[allow(clippy::disallowed_methods, reason = "how the parent test talks to its child")]
-    let Ok(order) = std::env::var(VICTIM) else { return };
+    let Some(order) = again::asked(VICTIM) else { return };
     let (point, config) = order.split_once(':').unwrap();
     run_dying(Path::new(config), point.parse().unwrap());
 }
@@ -81,14 +83,15 @@ fn run_dying(config: &Path, point: usize) {
 /// Starts the victim; `true` if it died on the way, `false` if it came to the end.
 fn dies_at(arc: &Arc, point: usize) -> bool {
     let order = format!("{point}:{}", arc.config_file().display());
-    let status = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "crash::victim", "--nocapture"])
-        .env(VICTIM, order)
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .status()
-        .unwrap();
-    assert!(status.success() || status.code().is_none(), "the victim failed instead of dying: {status}");
+    died(again::child("crash::victim").env(VICTIM, order))
+}
+
+/// Runs a victim to its end; `true` if it was killed.
+pub fn died(victim: &mut Command) -> bool {
+    let output = victim.stdin(Stdio::null()).output().unwrap();
+    let status = output.status;
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(status.success() || status.code().is_none(), "the victim failed instead of dying: {status}\n{said}");
     !status.success()
 }
 
@@ -221,8 +224,8 @@ fn assert_every_step(passed: &str) {
 /// Runs `prepare` and a victim for every point until one comes through, and checks what the next run makes of it.
 #[allow(clippy::print_stdout, reason = "the figures are for people who run this with --nocapture")]
 fn survives_every_crash(outputs: usize, prepare: impl Fn() -> Arc) {
-    let (mut point, mut longest) = (0, Window::default());
-    loop {
+    let mut longest = Window::default();
+    for point in again::each(0..MOST_POINTS, ToString::to_string) {
         let arc = prepare();
         let before = fingerprint(&arc.live_paths(PARTITION)).unwrap();
         let readers = Readers::start(&arc, before.clone());
@@ -255,8 +258,8 @@ fn survives_every_crash(outputs: usize, prepare: impl Fn() -> Arc) {
             );
             return;
         }
-        point += 1;
     }
+    assert!(again::asked(again::ONLY).is_some(), "there is no end to the effects");
 }
 
 /// T17, T43: two readers look all the while.

@@ -27,7 +27,7 @@ use crate::sim::machine::{self, Machine, Start};
 use crate::sim::rows::decode;
 use crate::sim::wire::{Kind, Waiting};
 use crate::sim::world::{Planted, World};
-use crate::support::PARTITION;
+use crate::support::{PARTITION, again};
 
 /// When a worker dies. Effects are numbered from 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -240,14 +240,13 @@ fn survives(shape: &str, at_least: usize, prepare: impl AsyncFn() -> Stage) {
         assert!(effects.len() >= at_least, "only {} effects: {listed:#?}", effects.len());
         check_window(&effects);
         let doubled = effects.iter().filter(|e| e.glob == Glob::Doubled).count();
-        for number in 0..effects.len() {
-            for death in [Death::Before(number), Death::After(number), Death::Late(number)] {
-                let mut stage = prepare().await;
-                let run = stage.cycle(death).await;
-                assert!(run.report.is_none(), "{death:?}: it did not die: {listed:#?}");
-                let late = run.late.filter(|call| matches!(death, Death::Late(_)) && call.kind.changes_storage());
-                stage.comes_to_rest(late).await;
-            }
+        let deaths = (0..effects.len()).flat_map(|n| [Death::Before(n), Death::After(n), Death::Late(n)]);
+        for death in again::each(deaths, |death| format!("{death:?}")) {
+            let mut stage = prepare().await;
+            let run = stage.cycle(death).await;
+            assert!(run.report.is_none(), "{death:?}: it did not die: {listed:#?}");
+            let late = run.late.filter(|call| matches!(death, Death::Late(_)) && call.kind.changes_storage());
+            stage.comes_to_rest(late).await;
         }
         let points = 3 * effects.len();
         println!(

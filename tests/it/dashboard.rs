@@ -15,6 +15,8 @@ use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
 use serde_json::{Value, json};
 
+use crate::support::again;
+
 const HOSTILE: &str = "<script>document.title='pwned'</script><img src=x onerror=alert(1)>&amp;\"'";
 const HOSTILE_IN_DOM: &str =
     "&lt;script&gt;document.title='pwned'&lt;/script&gt;&lt;img src=x onerror=alert(1)&gt;&amp;amp;\"'";
@@ -24,8 +26,7 @@ fn browser() -> Option<PathBuf> {
         let folders = ["/usr/bin", "/usr/local/bin", "/snap/bin", "/opt/google/chrome"];
         folders.iter().map(|folder| PathBuf::from(folder).join(name)).find(|path| path.exists())
     });
-    #[allow(clippy::disallowed_methods, reason = "whether a missing browser is a failure is up to the machine")]
-    let needed = std::env::var("ARC_REQUIRE_BROWSER").is_ok();
+    let needed = again::asked("ARC_REQUIRE_BROWSER").is_some();
     assert!(
         found.is_some() || !needed,
         "ARC_REQUIRE_BROWSER is set, and there is no Chromium: apt-get install chromium"

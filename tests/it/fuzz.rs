@@ -1,7 +1,7 @@
 //! The fuzz targets over mutated seeds, in every test run: without libFuzzer's guidance, but always, and the same ones.
 //!
-//! `ARC_FUZZ_ROUNDS=100000 cargo test --release --test it fuzz::` runs longer; a failure prints its round, and the input as
-//! a file that `just fuzz TARGET FILE` takes.
+//! `ARC_FUZZ_ROUNDS=100000 cargo test --release --test it fuzz::` runs longer; a failure names its round, and leaves the input
+//! as a file that `just fuzz TARGET FILE` takes.
 
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -10,6 +10,7 @@ use std::path::Path;
 use fastrand::Rng;
 
 use crate::fuzz_targets as targets;
+use crate::support::again;
 
 fn seeds(target: &str) -> Vec<Vec<u8>> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds").join(target);
@@ -51,17 +52,16 @@ fn mutated(seeds: &[Vec<u8>], rng: &mut Rng) -> Vec<u8> {
 }
 
 fn run(target: &str, rounds: u64, body: fn(&[u8])) {
-    #[allow(clippy::disallowed_methods, reason = "how somebody who runs the tests asks for more")]
-    let rounds = std::env::var("ARC_FUZZ_ROUNDS").map_or(rounds, |rounds| rounds.parse().unwrap());
+    let rounds = again::asked_number("ARC_FUZZ_ROUNDS").unwrap_or(rounds);
     let seeds = seeds(target);
-    for round in 0..rounds {
+    for round in again::each(0..rounds, u64::to_string) {
         let number = usize::try_from(round).unwrap();
         // The seeds themselves first.
         let input = seeds.get(number).cloned().unwrap_or_else(|| mutated(&seeds, &mut Rng::with_seed(round)));
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| body(&input))) {
             let file = std::env::temp_dir().join(format!("arc-fuzz-{target}-{round}"));
             fs::write(&file, &input).unwrap();
-            println!("round {round}: the input is in {}; just fuzz {target} {}", file.display(), file.display());
+            println!("round {round}: the input is in {}; `just fuzz {target} {0}` takes it, too", file.display());
             resume_unwind(panic);
         }
     }

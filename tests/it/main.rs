@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail the test, too; clippy exempts only the test functions")]
 #![allow(clippy::print_stdout, reason = "tests say what they measured, and what they could not test")]
 
+mod again;
 mod api;
 mod architecture;
 mod auth;

@@ -31,6 +31,7 @@ mod protocol;
 mod rules;
 mod world;
 
+use crate::support::again;
 use protocol::{Protocol, Setup};
 use rules::{MUTATIONS, Rule};
 
@@ -46,8 +47,7 @@ fn holds(name: &str, setup: Setup) {
 
 /// With one start more, if somebody asks for the long search.
 fn holds_in_bounds(name: &str, setup: Setup) {
-    #[allow(clippy::disallowed_methods, reason = "how a person asks for the long search")]
-    let larger = std::env::var_os("ARC_MODEL_FULL").is_some();
+    let larger = again::asked("ARC_MODEL_FULL").is_some();
     holds(name, if larger { setup.larger() } else { setup });
 }
 
@@ -95,7 +95,7 @@ fn a_folder_restored_without_its_newest_record_keeps_every_row() {
 #[allow(clippy::print_stdout, reason = "the figures are for people who run this with --nocapture")]
 fn every_rule_that_is_switched_off_gives_a_counterexample() {
     let mut not_needed = Vec::new();
-    for (rule, setup, expected) in MUTATIONS {
+    for (rule, setup, expected) in again::each(MUTATIONS, |(rule, ..)| format!("{rule:?}")) {
         if let Some(steps) = shortest_counterexample(rule, setup, expected) {
             println!("without {rule:?}: not so that {expected}, in {steps} steps");
         } else {

@@ -20,7 +20,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use crate::support::{Arc, PARTITION, telemetry};
+use crate::support::{Arc, PARTITION, again, telemetry};
 
 const CALLS: &str = "openat,creat,write,pwrite64,writev,pwritev,ftruncate,copy_file_range,sendfile,fsync,fdatasync,link,\
                      linkat,rename,renameat,renameat2,unlink,unlinkat,mkdir,mkdirat,rmdir";
@@ -29,8 +29,7 @@ const CALLS: &str = "openat,creat,write,pwrite64,writev,pwritev,ftruncate,copy_f
 fn can_trace() -> bool {
     let works = Command::new("strace").args(["-f", "-o", "/dev/null", "true"]).stderr(Stdio::null()).status();
     let works = works.is_ok_and(|status| status.success());
-    #[allow(clippy::disallowed_methods, reason = "how continuous integration says that it has strace")]
-    let required = std::env::var("ARC_REQUIRE_STRACE").is_ok();
+    let required = again::asked("ARC_REQUIRE_STRACE").is_some();
     assert!(works || !required, "strace is required here and does not work");
     if !works {
         println!("SKIPPED: strace is missing or may not trace here; the order of syncs and deletions is NOT tested");

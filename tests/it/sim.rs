@@ -14,8 +14,8 @@
 //! that freeze for longer than their lease and go on, clocks that disagree and jump. Meanwhile files come in, late ones and
 //! damaged ones too, and readers look.
 //!
-//! The same seed gives the same time line, byte for byte. `just sim SEED` shows one. `ARC_SIM_SEEDS` and `ARC_SIM_FIRST` say
-//! how many are run, and from where on.
+//! The same seed gives the same time line, byte for byte. `just sim SEED` shows one (`ARC_ONLY`). `ARC_SIM_SEEDS` and
+//! `ARC_SIM_FIRST` say how many are run, and from where on.
 //!
 //! Not here: local disk (staging folders, links, fsync), which the crash suites with the real program cover, and the real
 //! merge, which has suites of its own.
@@ -41,14 +41,10 @@ pub mod world;
 use fate::{Fate, Outcome};
 use world::Planted;
 
+use crate::support::again::{self, asked_number};
+
 /// What CI runs.
 const SEEDS: u64 = 2_000;
-
-fn number_from(variable: &str) -> Option<u64> {
-    #[allow(clippy::disallowed_methods, reason = "how a person asks for other seeds")]
-    let text = std::env::var(variable).ok()?;
-    Some(text.parse().unwrap_or_else(|_| panic!("{variable}={text:?} is not a number")))
-}
 
 fn simulate_with(seed: u64, planted: Planted) -> Outcome {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
@@ -59,38 +55,34 @@ fn simulate(seed: u64) -> Outcome {
     simulate_with(seed, Planted::Nothing)
 }
 
-/// How a person sees it again.
-fn how_to_replay(seed: u64) -> String {
-    format!("just sim {seed}    (ARC_SIM_SEED={seed} cargo test --release --test it sim::one_seed -- --nocapture)")
-}
-
 #[test]
 fn no_seed_loses_or_doubles_a_row() {
-    let (first, seeds) = (number_from("ARC_SIM_FIRST").unwrap_or(0), number_from("ARC_SIM_SEEDS").unwrap_or(SEEDS));
+    let (first, seeds) = match asked_number(again::ONLY) {
+        Some(seed) => (seed, 1),
+        None => (asked_number("ARC_SIM_FIRST").unwrap_or(0), asked_number("ARC_SIM_SEEDS").unwrap_or(SEEDS)),
+    };
     let (next, failed) = (AtomicU64::new(first), AtomicBool::new(false));
     let started = Instant::now();
     let threads = thread::available_parallelism().map_or(1, usize::from);
-    let totals: Vec<Totals> = thread::scope(|scope| {
-        let run = || {
-            let mut totals = Totals::default();
-            while !failed.load(Ordering::SeqCst) {
-                let seed = next.fetch_add(1, Ordering::SeqCst);
-                if seed >= first + seeds {
-                    break;
-                }
-                let outcome = simulate(seed);
-                failed.fetch_or(outcome.broken.is_some(), Ordering::SeqCst);
-                totals.add(outcome);
+    let run = || {
+        let mut totals = Totals::default();
+        while !failed.load(Ordering::SeqCst) {
+            let seed = next.fetch_add(1, Ordering::SeqCst);
+            if seed >= first + seeds {
+                break;
             }
-            totals
-        };
-        let running: Vec<_> = (0..threads).map(|_| scope.spawn(run)).collect();
-        running.into_iter().map(|thread| thread.join().unwrap()).collect()
-    });
-    let totals = totals.into_iter().fold(Totals::default(), Totals::join);
+            let _here = again::at(&seed);
+            let outcome = simulate(seed);
+            failed.fetch_or(outcome.broken.is_some(), Ordering::SeqCst);
+            totals.add(outcome);
+        }
+        totals
+    };
+    let totals = again::together((0..threads).map(|_| run)).into_iter().fold(Totals::default(), Totals::join);
     if let Some(outcome) = &totals.failed {
+        let _here = again::at(&outcome.seed);
         let broken = outcome.broken.as_deref().unwrap_or_default();
-        panic!("{}\nseed {}: {broken}\n{}", outcome.time_line, outcome.seed, how_to_replay(outcome.seed));
+        panic!("{}\nseed {}, drawn by `just sim {1}`: {broken}", outcome.time_line, outcome.seed);
     }
     totals.print(seeds, started.elapsed().as_secs_f64());
     if seeds >= 500 {
@@ -102,7 +94,7 @@ fn no_seed_loses_or_doubles_a_row() {
 #[test]
 #[allow(clippy::print_stdout, reason = "what a person asked for")]
 fn one_seed() {
-    let asked = number_from("ARC_SIM_SEED");
+    let asked = asked_number(again::ONLY);
     let outcome = simulate(asked.unwrap_or(1));
     if asked.is_some() {
         println!("{}{:#?} {:#?}", outcome.time_line, outcome.past, outcome.faults);
@@ -112,7 +104,7 @@ fn one_seed() {
 
 #[test]
 fn the_same_seed_gives_the_same_time_line() {
-    for seed in 0..20 {
+    for seed in again::each(0..20, u64::to_string) {
         let (once, again) = (simulate(seed), simulate(seed));
         assert!(once.time_line == again.time_line, "seed {seed}:\n{}\n{}", once.time_line, again.time_line);
         assert_eq!(once.faults, again.faults);
@@ -124,7 +116,7 @@ fn the_same_seed_gives_the_same_time_line() {
 #[test]
 #[allow(clippy::print_stdout, reason = "the figures are for people who run this with --nocapture")]
 fn every_planted_error_is_found() {
-    for (planted, invariant) in [
+    let errors = [
         (Planted::CreateOverwrites, "I7"),
         (Planted::CreateLies, "T67"),
         (Planted::ListHidesPages, "I"),
@@ -134,7 +126,8 @@ fn every_planted_error_is_found() {
         (Planted::MergeDoesNotSort, "I8"),
         (Planted::DeleteTakesNeighbour, "I"),
         (Planted::ErrorsAreAbsence, "I"),
-    ] {
+    ];
+    for (planted, invariant) in again::each(errors, |(planted, _)| format!("{planted:?}")) {
         let found = (0..400).map(|seed| simulate_with(seed, planted)).find(|outcome| outcome.broken.is_some());
         let outcome = found.unwrap_or_else(|| panic!("nobody notices {planted:?}"));
         let broken = outcome.broken.unwrap_or_default();
@@ -146,7 +139,7 @@ fn every_planted_error_is_found() {
 /// I7: leases save work; correctness rests on records.
 #[test]
 fn locks_that_are_granted_to_everybody_cost_no_row() {
-    for seed in 0..100 {
+    for seed in again::each(0..100, u64::to_string) {
         let outcome = simulate_with(seed, Planted::LocksAlwaysGrant);
         assert_eq!(outcome.broken, None, "{}\nseed {seed}, every lease granted", outcome.time_line);
     }

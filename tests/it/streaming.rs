@@ -4,7 +4,6 @@
 use std::fmt;
 use std::fs::File;
 use std::path::Path as FsPath;
-use std::process::Command;
 use std::sync::Arc as Shared;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -21,7 +20,7 @@ use object_store::{
     ObjectMeta, ObjectStore, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result, UploadPart,
 };
 
-use crate::support::{PARTITION, block_on};
+use crate::support::{PARTITION, again, block_on};
 
 const VICTIM: &str = "ARC_TEST_STREAMS";
 const SIZE: u64 = 1 << 30;
@@ -128,8 +127,7 @@ fn most_resident_bytes() -> u64 {
 /// Not a test of its own: what the measured process runs.
 #[test]
 fn streams_in_a_process_of_its_own() {
-    #[allow(clippy::disallowed_methods, reason = "how the parent test talks to its child")]
-    let Ok(folder) = std::env::var(VICTIM) else { return };
+    let Some(folder) = again::asked(VICTIM) else { return };
     let store = Endless::default();
     let received = Shared::clone(&store.received);
     let storage = Storage::over(Shared::new(store), "endless");
@@ -170,11 +168,8 @@ fn streams_in_a_process_of_its_own() {
 #[cfg(target_os = "linux")]
 fn a_gibibyte_is_fetched_published_and_read_back_in_little_memory() {
     let folder = tempfile::tempdir().unwrap();
-    let output = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "streaming::streams_in_a_process_of_its_own", "--nocapture"])
-        .env(VICTIM, folder.path())
-        .output()
-        .unwrap();
+    let part = "streaming::streams_in_a_process_of_its_own";
+    let output = again::child(part).env(VICTIM, folder.path()).output().unwrap();
     assert!(output.status.success() && folder.path().join("done").exists(), "{output:#?}");
     print!("{}", String::from_utf8_lossy(&output.stdout));
 }

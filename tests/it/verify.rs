@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::support::{Arc, PARTITION, Run, block_on, copy, telemetry, tree};
+use crate::support::{Arc, PARTITION, Run, again, block_on, copy, telemetry, tree};
 
 /// Three raw files became one compacted file.
 fn compacted() -> Arc {
@@ -325,7 +325,7 @@ fn forge_unsorted(arc: &Arc) {
 /// T28: among them are folders restored in parts.
 #[test]
 fn each_defect_is_the_one_finding_and_its_remedy_brings_every_row_back_once() {
-    for case in cases() {
+    for case in again::each(cases(), |case| case.name.to_owned()) {
         let arc = (case.prepare)();
         let rows = arc.rows(PARTITION);
         keep(&arc, "backup");

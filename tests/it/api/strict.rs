@@ -5,16 +5,18 @@ use axum::body::Body;
 use axum::http::Request;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
-use proptest::test_runner::{Config, TestRunner};
+use proptest::test_runner::{Config, RngSeed, TestRunner};
 use serde_json::{Value, json};
 
 use super::app::{App, app};
 use super::document::{document, operations};
-use crate::support::PARTITION;
+use crate::support::{PARTITION, again};
 
 /// Names the number of requests; continuous integration has a few hundred.
 const CASES_VARIABLE: &str = "ARC_API_CASES";
 const DEFAULT_CASES: u32 = 500;
+/// Names the seed of the requests, for those who search on.
+const SEED_VARIABLE: &str = "ARC_API_SEED";
 
 /// One request, not yet built: what to take from the document, and how to spoil it.
 #[derive(Debug, Clone)]
@@ -244,13 +246,16 @@ async fn hold(app: &App, wish: &Wish, operations: &[(String, String, Value)]) ->
 
 #[test]
 fn no_request_that_the_document_could_suggest_gets_a_5xx() {
-    #[allow(clippy::disallowed_methods, reason = "how long to search is not a setting of the service")]
-    let cases = std::env::var(CASES_VARIABLE).ok().and_then(|cases| cases.parse().ok()).unwrap_or(DEFAULT_CASES);
+    let cases = again::asked_number(CASES_VARIABLE).map_or(DEFAULT_CASES, |cases| cases.try_into().unwrap());
+    let rng_seed = RngSeed::Fixed(again::asked_number(SEED_VARIABLE).unwrap_or_default());
     let operations = operations(&document());
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let app = runtime.block_on(app().build());
     app.arc.write_telemetry(PARTITION, 3, 20);
-    let config = Config { cases, failure_persistence: None, ..Config::default() };
-    let outcome = TestRunner::new(config).run(&wish(), |wish| runtime.block_on(hold(&app, &wish, &operations)));
+    let config = Config { cases, rng_seed, failure_persistence: None, ..Config::default() };
+    let mut runner = TestRunner::new(config);
+    let hold = |wish| runtime.block_on(hold(&app, &wish, &operations));
+    // It panics again and again until the request is as small as can be.
+    let outcome = again::silently(|| runner.run(&wish(), hold));
     outcome.unwrap_or_else(|failure| panic!("{failure}"));
 }

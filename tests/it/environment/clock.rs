@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::finishes_the_work;
 use crate::support::stores::{Hook, manager_at};
-use crate::support::{Arc, PARTITION, block_on};
+use crate::support::{Arc, PARTITION, again, block_on};
 
 /// Sets the clock before effect `at`.
 #[derive(Debug)]
@@ -41,7 +41,8 @@ impl Hook for Jump {
 
 #[test]
 fn a_clock_set_while_a_job_runs_costs_at_most_that_attempt_and_repeats_no_work() {
-    for by in [TimeDelta::days(-400), TimeDelta::hours(-3), TimeDelta::days(30)] {
+    let jumps = [TimeDelta::days(-400), TimeDelta::hours(-3), TimeDelta::days(30)];
+    for by in again::each(jumps, |by| format!("{}h", by.num_hours())) {
         let mut at = 0;
         loop {
             let arc = Arc::new();

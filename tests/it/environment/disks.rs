@@ -4,7 +4,7 @@
 use std::fs;
 
 use super::in_namespace;
-use crate::support::{Arc, PARTITION, Run, telemetry};
+use crate::support::{Arc, PARTITION, Run, again, telemetry};
 
 /// What two runs of the program said, the second with room, and what the data folder then was.
 struct Both {
@@ -40,7 +40,7 @@ fn both(arc: &Arc, place: &str, room: &str) -> Both {
 /// Gives more and more room until the first run finds enough of it. Returns how many runs found too little.
 fn with_more_and_more(prepare: impl Fn() -> Arc, place: &str, rooms: impl Iterator<Item = String>) -> usize {
     let mut too_little = 0;
-    for room in rooms {
+    for room in again::each(rooms, String::clone) {
         let arc = prepare();
         let rows = arc.rows(PARTITION);
         let Both { first, second } = both(&arc, place, &room);

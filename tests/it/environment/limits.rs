@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use super::finishes_the_work;
-use crate::support::{Arc, PARTITION, Run, telemetry};
+use crate::support::{Arc, PARTITION, Run, again, telemetry};
 
 /// The program under a limit that `sh` sets.
 fn limited(arc: &Arc, limit: &str) -> Run {
@@ -24,7 +24,7 @@ fn limited(arc: &Arc, limit: &str) -> Run {
 #[test]
 fn too_few_file_descriptors_at_any_point_lose_nothing_and_are_named() {
     let mut outcomes = Vec::new();
-    for descriptors in [8, 12, 16, 20, 24, 32, 48, 64, 128] {
+    for descriptors in again::each([8, 12, 16, 20, 24, 32, 48, 64, 128], u32::to_string) {
         let arc = Arc::new();
         arc.write_telemetry(PARTITION, 60, 2);
         let rows = arc.rows(PARTITION);
@@ -46,7 +46,7 @@ fn too_few_file_descriptors_at_any_point_lose_nothing_and_are_named() {
 #[test]
 fn too_little_address_space_at_any_point_loses_nothing() {
     let mut outcomes = Vec::new();
-    for megabytes in [25, 50, 75, 100, 300, 600, 1000, 8000] {
+    for megabytes in again::each([25, 50, 75, 100, 300, 600, 1000, 8000], u64::to_string) {
         let arc = Arc::new();
         arc.write_telemetry(PARTITION, 4, 500);
         let rows = arc.rows(PARTITION);

@@ -6,17 +6,16 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::{Command, Stdio};
 use std::sync::Arc as Shared;
 
 use arc::compaction::Scope;
 use tokio_util::sync::CancellationToken;
 
-use crate::crash::KillAt;
+use crate::crash::{KillAt, died};
 use crate::object_store::remote::{PLAIN, Remote, random_file, telemetry_files};
 use crate::support::servers::Kind;
 use crate::support::stores::manager;
-use crate::support::{block_on, each};
+use crate::support::{again, block_on, each};
 
 const VICTIM: &str = "ARC_TEST_REMOTE_VICTIM";
 const FULL: &str = "ARC_OBJECT_STORE_FULL";
@@ -27,8 +26,7 @@ const PASSED: &str = "passed.txt";
 /// Not a test of its own: what the dying process runs. Does nothing unless it is started as that.
 #[test]
 fn victim() {
-    #[allow(clippy::disallowed_methods, reason = "how the parent test talks to its child")]
-    let Ok(order) = std::env::var(VICTIM) else { return };
+    let Some(order) = again::asked(VICTIM) else { return };
     let (point, config) = order.split_once(':').unwrap();
     let passed = Path::new(config).with_file_name(PASSED);
     let manager = manager(Path::new(config), Shared::new(KillAt { point: point.parse().unwrap(), passed }));
@@ -38,16 +36,7 @@ fn victim() {
 /// Starts the victim; `true` if it died on the way, `false` if it came to the end.
 fn dies_at(remote: &Remote, point: usize) -> bool {
     let order = format!("{point}:{}", remote.arc.config_file().display());
-    let status = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "object_store::crash::victim", "--nocapture"])
-        .env(VICTIM, order)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .status()
-        .unwrap();
-    assert!(status.success() || status.code().is_none(), "the victim failed instead of dying: {status}");
-    !status.success()
+    died(again::child("object_store::crash::victim").env(VICTIM, order))
 }
 
 /// The effects of a run that nobody kills.
@@ -80,8 +69,7 @@ fn survives_a_crash(kind: Kind, settings: &str, point: usize, files: &[Vec<u8>])
 
 /// Every crash point from `first` on, or every third.
 fn survives_every(step: usize, first: usize, kind: Kind, settings: &str) {
-    #[allow(clippy::disallowed_methods, reason = "how much is run is said by the environment")]
-    let full = std::env::var(FULL).is_ok_and(|full| full == "1");
+    let full = again::asked(FULL).is_some_and(|full| full == "1");
     let (first, step) = if full { (0, 1) } else { (first, step) };
     let files = telemetry_files(2, 50);
     let Some(effects) = effects(kind, settings, &files) else { return };

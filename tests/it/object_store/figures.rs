@@ -21,7 +21,7 @@ use crate::object_store::remote::{NoHook, Remote, random_file};
 use crate::support::proxy::{Proxy, Wire};
 use crate::support::servers::Kind;
 use crate::support::stores::manager_telling;
-use crate::support::{PARTITION, block_on};
+use crate::support::{PARTITION, again, block_on};
 
 const MB: u64 = 1_000_000;
 /// What is compacted unless the environment says otherwise.
@@ -67,8 +67,7 @@ fn resident_bytes(root: u32) -> u64 {
 #[test]
 fn memory_stays_flat_while_a_large_partition_is_compacted() {
     const LOOK_EVERY: Duration = Duration::from_millis(20);
-    #[allow(clippy::disallowed_methods, reason = "how much is measured is said by the environment")]
-    let megabytes = std::env::var("ARC_MEMORY_PARTITION_MB").map_or(PARTITION_MB, |mb| mb.parse().unwrap());
+    let megabytes = again::asked_number("ARC_MEMORY_PARTITION_MB").unwrap_or(PARTITION_MB);
     let Some(remote) = Remote::with(Kind::Moto, "min_files = 2\nsettle_seconds = 0\nthreads = 2") else { return };
     let files = usize::try_from(megabytes / 10).unwrap();
     let mut written = 0;

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path as FsPath, PathBuf};
 use std::sync::Arc as Shared;
-use std::thread;
 
 use arc::clock::SystemClock;
 use arc::compaction::{CycleReport, Scope, snapshot};
@@ -23,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use super::conformance::raw;
 use crate::support::servers::{Bucket, Kind};
 use crate::support::stores::{Hook, manager_over};
-use crate::support::{Arc, PARTITION, block_on, copy, fingerprint, rows_of, table, telemetry, tree, value};
+use crate::support::{Arc, PARTITION, again, block_on, copy, fingerprint, rows_of, table, telemetry, tree, value};
 
 /// A file that cannot be compressed: about 64 bytes a row. `number` decides what is in it, and its place in the hour.
 pub fn random_file(number: usize, rows: usize) -> Vec<u8> {
@@ -96,12 +95,14 @@ impl Remote {
 
     /// On every server that can be had here, at the same time.
     pub fn everywhere(check: impl Fn(Self) + Sync) {
-        thread::scope(|threads| {
-            for kind in Kind::ALL {
-                let check = &check;
-                threads.spawn(move || Self::new(kind).map(check));
-            }
-        });
+        again::each_at_once(
+            Kind::ALL.len(),
+            Kind::ALL,
+            |kind| format!("{kind:?}"),
+            |kind| {
+                Self::new(kind).map(&check);
+            },
+        );
     }
 
     /// Rewrites the configuration, with the bucket seen as it is given here.

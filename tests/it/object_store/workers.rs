@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::sync::Arc as Shared;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -35,7 +35,7 @@ use crate::object_store::remote::{Remote, telemetry_files};
 use crate::support::proxy::{Proxy, Wire};
 use crate::support::servers::Kind;
 use crate::support::stores::{Hook, Hooked};
-use crate::support::{block_on, tree};
+use crate::support::{again, block_on, tree};
 
 /// What a started worker is told: `name|fate|config file`.
 const WORKER: &str = "ARC_TEST_BUCKET_WORKER";
@@ -102,8 +102,7 @@ impl Hook for BeforeCommit {
 /// Not a test of its own: what a worker runs. Does nothing unless it is started as that.
 #[test]
 fn worker() {
-    #[allow(clippy::disallowed_methods, reason = "how the parent test talks to its child")]
-    let Ok(order) = std::env::var(WORKER) else { return };
+    let Some(order) = again::asked(WORKER) else { return };
     let [name, fate, config] = order.split('|').collect::<Vec<_>>()[..] else { panic!("{order}") };
     let fate = match fate {
         "Dies" => Fate::Dies,
@@ -171,8 +170,7 @@ impl Worker {
         let folder = remote.arc.dir().join(name);
         fs::create_dir_all(&folder).unwrap();
         let log = fs::File::options().append(true).create(true).open(folder.join("log")).unwrap();
-        let process = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "object_store::workers::worker", "--nocapture"])
+        let process = again::child("object_store::workers::worker")
             .env(WORKER, format!("{name}|{fate:?}|{}", remote.arc.config_file().display()))
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())

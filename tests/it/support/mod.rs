@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Output;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, SystemTime};
 
@@ -16,6 +15,7 @@ use duckdb::Connection;
 use serde_json::Value;
 use tempfile::TempDir;
 
+pub mod again;
 pub mod canned;
 pub mod fake_gcs;
 pub mod gate;
@@ -318,15 +318,5 @@ const CASES_IN_FLIGHT: usize = 3;
 
 /// Runs a case with each of these numbers, several at a time.
 pub fn each(numbers: impl IntoIterator<Item = usize>, case: impl Fn(usize) + Sync) {
-    let numbers: Vec<usize> = numbers.into_iter().collect();
-    let next = AtomicUsize::new(0);
-    thread::scope(|threads| {
-        for _ in 0..CASES_IN_FLIGHT {
-            threads.spawn(|| {
-                while let Some(number) = numbers.get(next.fetch_add(1, Ordering::SeqCst)) {
-                    case(*number);
-                }
-            });
-        }
-    });
+    again::each_at_once(CASES_IN_FLIGHT, numbers, usize::to_string, case);
 }
