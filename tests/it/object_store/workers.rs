@@ -1,16 +1,21 @@
 //! Several machines over one bucket: processes that share nothing but the bucket and the leases in it. One is killed in the
 //! middle of a job, one is frozen for longer than its lease and then goes on.
 //!
-//! The workers are this test binary, started again with one test selected ([`worker`]), because a configuration has no
-//! lease of seconds; their names are not those of processes, so that nobody can tell that one is dead, as on another machine.
+//! The workers are this test binary, started again with one test selected ([`worker`]); their names are not those of
+//! processes, so that nobody can tell that one is dead, as on another machine.
+//!
+//! Nobody waits for time: a worker that freezes is stopped by a signal and goes on when its standard input says so, what
+//! others have done is read from what they say, and that the leases of the dead and of the frozen one are over is shown to
+//! their successors by the time of writing, which is an old one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::io::Write;
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
+use std::process::{Child, ExitStatus, Stdio};
 use std::sync::Arc as Shared;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use arc::clock::SystemClock;
@@ -26,8 +31,9 @@ use arc::state::StateDb;
 use arc::storage::Storage;
 use arc::storage::settings::Patience;
 use async_trait::async_trait;
+use object_store::ObjectMeta;
 use object_store::path::Path as Key;
-use rustix::process::{Signal, getpid, kill_process};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, getpid, kill_process, waitid};
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
@@ -39,29 +45,16 @@ use crate::support::{again, block_on, tree};
 
 /// What a started worker is told: `name|fate|config file`.
 const WORKER: &str = "ARC_TEST_BUCKET_WORKER";
-const TTL: Duration = Duration::from_secs(3);
-/// Nothing here takes so long unless it never happens.
-const DEADLINE: Duration = Duration::from_mins(3);
-/// A file of the parent test, beside the marker: the freeze is over.
-const GO_ON: &str = "go-on";
-/// Between two looks at something that is waited for.
-const LOOK: Duration = Duration::from_millis(50);
+/// Of the worker that is cut off, which is told by nobody but the time that passes.
+const SHORT_TTL: Duration = Duration::from_secs(3);
+/// What a worker says when a record is there, with the record's key.
+const RECORDED: &str = "recorded ";
+/// A file of the parent test in the folder of a worker: `ETag`s of the leases that are older than they look.
+const LONG_AGO: &str = "long-ago";
 const PARTITIONS: usize = 12;
 
 fn partition(number: usize) -> String {
     format!("prod/cpu/2025/10/08/{number:02}")
-}
-
-/// Waits for something that another process does.
-fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let since = Instant::now();
-    loop {
-        if let Some(seen) = look() {
-            return seen;
-        }
-        assert!(since.elapsed() < DEADLINE, "{what}: not within {DEADLINE:?}");
-        std::thread::sleep(LOOK);
-    }
 }
 
 /// What happens to a worker right before its first commit, when its outputs are there already.
@@ -73,13 +66,18 @@ enum Fate {
 }
 
 #[derive(Debug)]
-struct BeforeCommit {
+struct AroundCommit {
     fate: Fate,
     /// Where the key of the record is written that was not created.
     marker: PathBuf,
+    /// Of leases that are shown as written [`AN_AGE`] before.
+    long_ago: BTreeSet<String>,
 }
 
-impl Hook for BeforeCommit {
+/// Longer than any lease here.
+const AN_AGE: Duration = Duration::from_hours(24);
+
+impl Hook for AroundCommit {
     fn before(&self, _: usize, _: &str, path: &Key) -> object_store::Result<()> {
         if self.fate == Fate::Lives || !path.as_ref().contains("/_compaction/") {
             return Ok(());
@@ -89,12 +87,21 @@ impl Hook for BeforeCommit {
         marker.write_all(path.as_ref().as_bytes()).unwrap();
         let signal = if self.fate == Fate::Dies { Signal::KILL } else { Signal::STOP };
         kill_process(getpid(), signal).unwrap();
-        // The signal is on its way; this thread does nothing before the process goes on.
-        until("the end of the freeze", || self.marker.with_file_name(GO_ON).exists().then_some(()));
+        // The signal is on its way; this thread does nothing before the parent says so.
+        std::io::stdin().read_exact(&mut [0]).unwrap();
         Ok(())
     }
 
-    fn after(&self, _: usize, _: &str, _: &Key) -> object_store::Result<()> {
+    fn shows(&self, object: &mut ObjectMeta) {
+        if object.e_tag.as_ref().is_some_and(|tag| self.long_ago.contains(tag)) {
+            object.last_modified -= AN_AGE;
+        }
+    }
+
+    fn after(&self, _: usize, _: &str, path: &Key) -> object_store::Result<()> {
+        if path.as_ref().contains("/_compaction/") {
+            println!("{RECORDED}{path}");
+        }
         Ok(())
     }
 }
@@ -112,29 +119,31 @@ fn worker() {
     let folder = Path::new(config).with_file_name(name);
     let manager = manager(name, fate, Path::new(config), &folder);
     let mut reports = fs::File::options().append(true).create(true).open(folder.join("reports")).unwrap();
-    // As a schedule would, only without the hours between.
-    until("nothing is left to do", || {
+    // As a schedule would, only without the hours between, while there is something to do that no other worker does.
+    for _ in 0..=PARTITIONS {
         let report = block_on(manager.run_compaction_cycle(Scope::default(), CancellationToken::new())).unwrap();
         writeln!(reports, "{}", serde_json::to_string(&report).unwrap()).unwrap();
-        let idle = report.jobs_completed == 0 && report.jobs_skipped == 0 && report.candidates_left == 0;
-        (idle && !report.needs_attention()).then_some(())
-    });
+        if report.jobs_completed == 0 {
+            return;
+        }
+    }
+    panic!("there is no end to the work");
 }
 
-/// As the composition root does it, with a short lease and a name of its own.
+/// As the composition root does it, with a name of its own.
 fn manager(name: &str, fate: Fate, config: &Path, folder: &Path) -> CompactionManager {
     let config = Config::load(&Input { file: Some(config.to_owned()), ..Input::default() }).unwrap();
     assert_eq!(config.compaction.lock_backend, LockBackend::Storage);
     let settings = CompactionSettings {
         isolation: Isolation::InProcess,
-        lock_ttl: TTL,
         temp_dir: folder.join("temp"),
         ..config.compaction.clone()
     };
     let storage = arc::server::open_storage(&config).unwrap();
-    let hook = Shared::new(BeforeCommit { fate, marker: folder.join("marker") });
-    let hooked = storage.clone().map_store(|inner| Hooked::over(inner, hook));
-    let locks = StorageLocks::for_worker(&storage, Shared::new(SystemClock), name.parse().unwrap());
+    let long_ago = fs::read_to_string(folder.join(LONG_AGO)).unwrap_or_default().lines().map(str::to_owned).collect();
+    let hook = Shared::new(AroundCommit { fate, marker: folder.join("marker"), long_ago });
+    let hooked = storage.map_store(|inner| Hooked::over(inner, hook));
+    let locks = StorageLocks::for_worker(&hooked, Shared::new(SystemClock), name.parse().unwrap());
     manager_of(settings, hooked, locks, Shared::new(DuckDbEngine), folder)
 }
 
@@ -167,23 +176,49 @@ struct Worker {
 
 impl Worker {
     fn start(remote: &Remote, name: &'static str, fate: Fate) -> Self {
+        Self::start_after(&[], &mpsc::channel().0, remote, name, fate)
+    }
+
+    /// Starts it when these leases were given long ago. What it says goes to the channel, too.
+    fn start_after(
+        leases: &[String],
+        said: &mpsc::Sender<String>,
+        remote: &Remote,
+        name: &'static str,
+        fate: Fate,
+    ) -> Self {
         let folder = remote.arc.dir().join(name);
         fs::create_dir_all(&folder).unwrap();
+        fs::write(folder.join(LONG_AGO), leases.join("\n")).unwrap();
         let log = fs::File::options().append(true).create(true).open(folder.join("log")).unwrap();
-        let process = again::child("object_store::workers::worker")
+        let mut process = again::child("object_store::workers::worker")
             .env(WORKER, format!("{name}|{fate:?}|{}", remote.arc.config_file().display()))
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().unwrap())
-            .stderr(log)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(log.try_clone().unwrap())
             .spawn()
             .unwrap();
+        let lines = BufReader::new(process.stdout.take().unwrap()).lines();
+        let said = said.clone();
+        std::thread::spawn(move || {
+            for line in lines.map_while(Result::ok) {
+                writeln!(&log, "{line}").unwrap();
+                // Perhaps nobody listens.
+                let _ = said.send(line);
+            }
+        });
         Self { name, process, folder }
     }
 
-    /// How it stands in `/proc`: `T` is stopped.
-    fn state(&self) -> char {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.process.id())).unwrap();
-        stat.rsplit_once(')').unwrap().1.trim_start().chars().next().unwrap()
+    /// Waits until it is stopped, and leaves its end to [`Self::wait`].
+    fn wait_for_the_freeze(&self) {
+        let events = WaitIdOptions::STOPPED | WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
+        let status = waitid(WaitId::Pid(Pid::from_child(&self.process)), events).unwrap();
+        assert!(status.is_some_and(|status| status.stopped()), "{} has ended: {}", self.name, self.log());
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.folder.join("log")).unwrap()
     }
 
     /// The partition at which something happened to it.
@@ -192,19 +227,19 @@ impl Worker {
         key.split_once("/_compaction/").map(|(partition, _)| partition.to_owned())
     }
 
-    fn go_on(&self) {
-        fs::write(self.folder.join(GO_ON), "").unwrap();
-        let pid = rustix::process::Pid::from_child(&self.process);
-        kill_process(pid, Signal::CONT).unwrap();
+    fn go_on(&mut self) {
+        kill_process(Pid::from_child(&self.process), Signal::CONT).unwrap();
+        self.process.stdin.as_mut().unwrap().write_all(b"!").unwrap();
     }
 
-    fn wait(&mut self) -> std::process::ExitStatus {
-        until(self.name, || self.process.try_wait().unwrap())
+    /// Its work has an end, and its requests have limits of time, so this has, too.
+    fn wait(&mut self) -> ExitStatus {
+        self.process.wait().unwrap()
     }
 
     fn wait_well(&mut self) {
         let status = self.wait();
-        assert!(status.success(), "{}: {status}\n{}", self.name, fs::read_to_string(self.folder.join("log")).unwrap());
+        assert!(status.success(), "{}: {status}\n{}", self.name, self.log());
     }
 
     fn reports(&self) -> Vec<Value> {
@@ -254,6 +289,12 @@ fn assert_all_done(remote: &Remote, rows: &BTreeMap<String, Vec<String>>) {
     assert_eq!(block_on(locks.active_locks()).unwrap(), []);
 }
 
+/// The `ETag`s of the leases that are there.
+fn leases_in(remote: &Remote) -> Vec<String> {
+    let leases = remote.objects().into_iter().filter(|(key, _)| key.starts_with("_compaction_locks/"));
+    leases.map(|(_, (_, tag))| tag.unwrap()).collect()
+}
+
 /// I1, I5, I7, T21, T22, T27.
 fn survives_a_death_and_a_freeze(kind: Kind) {
     let Some((remote, rows)) = a_bucket_with_work(kind) else { return };
@@ -261,16 +302,18 @@ fn survives_a_death_and_a_freeze(kind: Kind) {
     let mut freezing = Worker::start(&remote, "freezing", Fate::Freezes);
     let status = dying.wait();
     assert!(status.code().is_none(), "{status}");
-    until("the freeze", || (freezing.state() == 'T').then_some(()));
+    freezing.wait_for_the_freeze();
     let (died_at, froze_at) = (dying.struck_at().unwrap(), freezing.struck_at().unwrap());
     assert_ne!(died_at, froze_at, "of two workers one has a partition");
 
-    let since = Instant::now();
-    let mut others = ["third", "fourth"].map(|name| Worker::start(&remote, name, Fate::Lives));
-    until("a successor at the frozen worker's partition", || {
-        remote.objects().into_keys().find(|key| key.starts_with(&format!("{froze_at}/_compaction/")))
-    });
-    let waited = since.elapsed();
+    let leases = leases_in(&remote);
+    let (sender, said) = mpsc::channel();
+    let mut others = ["third", "fourth"].map(|name| Worker::start_after(&leases, &sender, &remote, name, Fate::Lives));
+    drop(sender);
+    let record = format!("{froze_at}/_compaction/");
+    let successor = said.iter().find(|line| line.contains(RECORDED) && line.contains(&record));
+    assert!(successor.is_some(), "nobody succeeds it: {}{}", others[0].log(), others[1].log());
+    assert!(remote.objects().into_keys().any(|key| key.starts_with(&record)));
     // It has published, holds that it has the lease, and is about to commit.
     freezing.go_on();
     for worker in &mut others {
@@ -292,7 +335,7 @@ fn survives_a_death_and_a_freeze(kind: Kind) {
         }
     }
     let completed = workers.map(Worker::completed);
-    println!("{kind:?}: jobs by worker {completed:?}, the frozen worker's successor after {waited:?}");
+    println!("{kind:?}: jobs by worker {completed:?}");
     assert_eq!(completed.iter().sum::<u64>(), PARTITIONS as u64, "every partition was compacted once: {completed:?}");
     assert!(completed.iter().filter(|jobs| **jobs > 0).count() > 1, "the work was not spread: {completed:?}");
     for report in freezing.reports() {
@@ -352,14 +395,15 @@ fn a_worker_that_is_cut_off_stops_when_its_lease_ends() {
         );
     // Longer than the lease: no request fails before it ends.
     let storage = remote.bucket.through(&proxy.address).patient(&Patience { retries: 0, ..Patience::default() });
-    let settings = CompactionSettings { isolation: Isolation::InProcess, lock_ttl: TTL, ..remote.config().compaction };
+    let settings =
+        CompactionSettings { isolation: Isolation::InProcess, lock_ttl: SHORT_TTL, ..remote.config().compaction };
     let locks = StorageLocks::for_worker(&storage, Shared::new(SystemClock), "cut off".parse().unwrap());
     let manager = manager_of(settings, storage, locks, Shared::new(Endless(is_cut_off)), remote.arc.dir());
 
     let since = Instant::now();
     let report = block_on(manager.run_compaction_cycle(Scope::default(), CancellationToken::new())).unwrap();
 
-    assert!(since.elapsed() < TTL + Duration::from_secs(20), "{:?}", since.elapsed());
+    assert!(since.elapsed() < SHORT_TTL + Duration::from_secs(20), "{:?}", since.elapsed());
     let job = &report.jobs[0];
     assert_eq!(job.status, JobStatus::Cancelled, "{job:#?}");
     assert!(job.error.as_ref().unwrap().contains("the lease was lost"), "{job:#?}");

@@ -37,6 +37,8 @@ pub trait Hook: Send + Sync + fmt::Debug + 'static {
     fn listing(&self, _prefix: Option<&Path>) -> Result<()> {
         Ok(())
     }
+    /// Called before somebody is shown what the store says of an object that is read.
+    fn shows(&self, _object: &mut ObjectMeta) {}
     /// Called after it was carried out, well or badly. An error replaces its answer.
     fn after(&self, number: usize, effect: &str, path: &Path) -> Result<()>;
 }
@@ -186,7 +188,9 @@ impl ObjectStore for Hooked {
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
         self.hook.reading(location)?;
-        self.inner.get_opts(location, options).await
+        let mut got = self.inner.get_opts(location, options).await?;
+        self.hook.shows(&mut got.meta);
+        Ok(got)
     }
 
     async fn get_ranges(&self, location: &Path, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
