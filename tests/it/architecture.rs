@@ -130,3 +130,39 @@ fn clock_and_environment_are_read_in_their_homes_only() {
         }
     }
 }
+
+/// Where tests let time pass, and why that waits for nobody. On tokio's paused clock (`start_paused`) a sleep takes no time:
+/// it ends as soon as nothing else can go on. Everything else waits for what happens: a line of a child, a gate, a barrier.
+const MAY_SLEEP: [(&str, &str); 9] = [
+    ("crash_matrix.rs", "paused clock"),
+    ("object_store/figures.rs", "looks at the memory of processes from time to time, until they end"),
+    ("scheduler.rs", "paused clock"),
+    ("sim/fate.rs", "paused clock"),
+    ("sim/reader.rs", "paused clock"),
+    ("support/proxy.rs", "is a slow server, which is what is tested; nobody relies on how slow"),
+    ("support/recording.rs", "paused clock: a distant store is one of virtual time"),
+    ("support/time.rs", "paused clock: what lets it pass"),
+    ("architecture.rs", "this table"),
+];
+
+#[test]
+fn no_test_waits_for_time_to_pass() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it");
+    let mut sleeping = Vec::new();
+    let mut paths = vec![root.clone()];
+    while let Some(path) = paths.pop() {
+        if path.is_dir() {
+            paths.extend(fs::read_dir(path).unwrap().map(|e| e.unwrap().path()));
+        } else if path.extension().is_some_and(|e| e == "rs") {
+            let text = fs::read_to_string(&path).unwrap();
+            let sleeps = ["::sleep(", "park_timeout("];
+            if code_lines(&text).any(|line| sleeps.iter().any(|sleep| line.contains(sleep))) {
+                sleeping.push(path.strip_prefix(&root).unwrap().display().to_string());
+            }
+        }
+    }
+    sleeping.sort();
+    let mut allowed = MAY_SLEEP.map(|(file, _)| file);
+    allowed.sort_unstable();
+    assert_eq!(sleeping, allowed, "wait for what happens instead, on the paused clock, or say here why not");
+}

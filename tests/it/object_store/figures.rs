@@ -85,6 +85,8 @@ fn memory_stays_flat_while_a_large_partition_is_compacted() {
     let mut most = 0;
     while program.try_wait().unwrap().is_none() {
         most = most.max(resident_bytes(program.id()));
+        // The kernel remembers the most of each process, but not of all of them together, so that takes looks. How often is a
+        // matter of accuracy; the end of the program ends them.
         thread::park_timeout(LOOK_EVERY);
     }
     let took = began.elapsed();

@@ -25,7 +25,8 @@ use super::http1::{Body, Head};
 pub enum Wire {
     /// Nothing special.
     Good,
-    /// The server gets it, and its answer comes later by this much.
+    /// The server gets it, and its answer comes later by this much. Real time, because sockets have no other: for the slow
+    /// server itself, and not for anybody to wait for something else meanwhile.
     Delayed(Duration),
     /// The connection is reset, and the server never hears of the request.
     Reset,

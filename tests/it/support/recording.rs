@@ -53,7 +53,8 @@ impl Log {
         Arc::default()
     }
 
-    /// Of a store that answers each request after this long, over a line on which a byte takes so long.
+    /// Of a store that answers each request after this long, over a line on which a byte takes so long, in tokio's time, which
+    /// is to be paused.
     pub fn of_distant_store(latency: Duration, per_byte: Duration) -> Arc<Self> {
         Arc::new(Self { latency, per_byte, ..Self::default() })
     }

@@ -1,4 +1,7 @@
 //! A clock that runs with tokio's time, which tests pause, and that can be set, as a machine's clock can.
+//!
+//! On a paused clock nobody waits: time jumps to the next moment at which something is due as soon as nothing else can go on.
+//! Sleeps in tests are of that kind, except where `architecture.rs` says why not.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
