@@ -39,7 +39,8 @@ fn too_few_file_descriptors_at_any_point_lose_nothing_and_are_named() {
         assert_eq!(blamed["files"].as_array().map(Vec::len), Some(0), "{descriptors}: no file is blamed: {blamed:#}");
         finishes_the_work(&arc, &rows);
     }
-    assert!(outcomes.contains(&0) && outcomes.iter().any(|code| *code != 0), "{outcomes:?}");
+    let both = outcomes.contains(&0) && outcomes.iter().any(|code| *code != 0);
+    assert!(both || again::is_one_point(), "{outcomes:?}");
 }
 
 /// Address space instead of memory: what a machine without a memory controller can limit.
@@ -56,7 +57,8 @@ fn too_little_address_space_at_any_point_loses_nothing() {
         assert_eq!(blamed["files"].as_array().map(Vec::len), Some(0), "{megabytes}: no file is blamed: {blamed:#}");
         finishes_the_work(&arc, &rows);
     }
-    assert!(outcomes.contains(&0) && outcomes.iter().any(|code| *code != 0), "{outcomes:?}");
+    let both = outcomes.contains(&0) && outcomes.iter().any(|code| *code != 0);
+    assert!(both || again::is_one_point(), "{outcomes:?}");
 }
 
 /// A control group of this test's own, removed when dropped.

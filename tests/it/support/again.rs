@@ -36,11 +36,9 @@ pub const ONLY: &str = "ARC_ONLY";
 /// Tells a child process what runs its parent.
 const PARENT: &str = "ARC_TEST_PARENT";
 
-/// What a thread knows of its test.
+/// What a thread knows of its test, beside its name.
 #[derive(Debug, Default, Clone)]
 struct Here {
-    /// Of a thread that a test has started; a test's own thread has its name.
-    test: Option<String>,
     variables: BTreeMap<&'static str, String>,
     silent: bool,
 }
@@ -73,19 +71,17 @@ extern "C" fn install() {
 /// What runs the test of this thread again, as it is being run. `None`: this thread is no test's.
 fn command() -> Option<String> {
     let thread = thread::current();
-    HERE.with_borrow(|here| {
-        let test = here.test.as_deref().or_else(|| thread.name().filter(|name| name.contains("::")))?;
-        #[allow(clippy::disallowed_methods, reason = "how a parent test talks to its child")]
-        if let Ok(parent) = std::env::var(PARENT) {
-            return Some(parent);
-        }
-        let variables: Vec<_> =
-            here.variables.iter().map(|(name, value)| format!("{name}={} ", quoted(value))).collect();
-        let variables = variables.concat();
-        let profile = if cfg!(debug_assertions) { "" } else { " --release" };
-        let features = if cfg!(feature = "bundled") { "" } else { " --no-default-features" };
-        Some(format!("{variables}cargo test{profile}{features} --test it -- --exact {test} --nocapture"))
-    })
+    let test = thread.name().filter(|name| name.contains("::"))?;
+    #[allow(clippy::disallowed_methods, reason = "how a parent test talks to its child")]
+    if let Ok(parent) = std::env::var(PARENT) {
+        return Some(parent);
+    }
+    let variables: Vec<String> = HERE
+        .with_borrow(|here| here.variables.iter().map(|(name, value)| format!("{name}={} ", quoted(value))).collect());
+    let variables = variables.concat();
+    let profile = if cfg!(debug_assertions) { "" } else { " --release" };
+    let features = if cfg!(feature = "bundled") { "" } else { " --no-default-features" };
+    Some(format!("{variables}cargo test{profile}{features} --test it -- --exact {test} --nocapture"))
 }
 
 /// As a shell takes it for one word.
@@ -110,6 +106,11 @@ pub fn asked(variable: &'static str) -> Option<String> {
 pub fn asked_number(variable: &'static str) -> Option<u64> {
     let text = asked(variable)?;
     Some(text.parse().unwrap_or_else(|_| panic!("{variable}={text:?} is not a number")))
+}
+
+/// Whether one point is asked for, which says nothing about what all of them have to show together.
+pub fn is_one_point() -> bool {
+    asked(ONLY).is_some()
 }
 
 /// From now on this thread is at a point: what [`ONLY`] has to be to come here at once.
@@ -179,17 +180,18 @@ pub fn each_at_once<T: Send>(
     together((0..threads).map(|_| &work));
 }
 
-/// Runs these at the same time, on threads that count as this test's. The first to panic, in their order, ends the test.
+/// Runs these at the same time, on threads with the name of this one. The first to panic, in their order, ends the test.
 pub fn together<T: Send, F: FnOnce() -> T + Send>(parts: impl IntoIterator<Item = F>) -> Vec<T> {
-    let test = thread::current().name().map(str::to_owned);
-    let here = HERE.with_borrow(|here| Here { test: here.test.clone().or(test), ..here.clone() });
+    let name = thread::current().name().expect("a test's thread has its name").to_owned();
+    let here = HERE.with_borrow(Clone::clone);
     thread::scope(|scope| {
         let start = |part: F| {
             let here = here.clone();
-            scope.spawn(move || {
+            let run = move || {
                 HERE.set(here);
                 part()
-            })
+            };
+            thread::Builder::new().name(name.clone()).spawn_scoped(scope, run).expect("room for a thread")
         };
         let running: Vec<_> = parts.into_iter().map(start).collect();
         running.into_iter().map(|thread| thread.join().unwrap_or_else(|e| panic::resume_unwind(e))).collect()
