@@ -136,7 +136,10 @@ impl Readers {
             }
         });
         let (data, stopped) = (arc.data(), Shared::clone(&stop));
-        let window = thread::spawn(move || watch(&data, &stopped));
+        // Before anything happens, however late the thread begins.
+        let db = Connection::open_in_memory().unwrap();
+        let right = rows_of_all(&db, &data).unwrap();
+        let window = thread::spawn(move || watch(&db, &data, right, &stopped));
         Self { stop, looks, rows, window }
     }
 
@@ -151,12 +154,10 @@ impl Readers {
     }
 }
 
-fn watch(data: &Path, stopped: &AtomicBool) -> Window {
-    let db = Connection::open_in_memory().unwrap();
-    let right = rows_of_all(&db, data).unwrap();
+fn watch(db: &Connection, data: &Path, right: u64, stopped: &AtomicBool) -> Window {
     let (mut window, mut since, mut last) = (Window::default(), None, Instant::now());
     while !stopped.load(Ordering::SeqCst) {
-        let Some(rows) = rows_of_all(&db, data) else { continue };
+        let Some(rows) = rows_of_all(db, data) else { continue };
         assert!(rows >= right, "a reader of all files misses rows");
         if rows > right || since.is_some() {
             window.doubled = window.doubled.max(since.get_or_insert_with(Instant::now).elapsed());
@@ -167,7 +168,7 @@ fn watch(data: &Path, stopped: &AtomicBool) -> Window {
         window.between_looks = window.between_looks.max(last.elapsed());
         last = Instant::now();
     }
-    assert_eq!(rows_of_all(&db, data), Some(right), "rows stay doubled");
+    assert_eq!(rows_of_all(db, data), Some(right), "rows stay doubled");
     window
 }
 

@@ -1,7 +1,7 @@
 //! What to run to see a failure again: below the message of every test that fails stands one line,
 //!
 //! ```text
-//! to see it again: ARC_ONLY=late:7 cargo test --release --test it -- --exact crash_matrix::a_first_... --nocapture
+//! to see it again: ARC_ONLY='Late(7)' cargo test --release --test it -- --exact crash_matrix::a_first_... --nocapture
 //! ```
 //!
 //! It is printed by a panic hook, which is in place before `main`, so that no test can forget it: a test's thread has the
@@ -9,8 +9,9 @@
 //! a long loop it is at ([`each`]), stand before the command. A point is gone to at once by `ARC_ONLY`, wherever a loop has
 //! points: crashes, defects, damaged files, seeds, rounds.
 //!
-//! What must hold: the line is the whole of what is needed, because nothing that a test draws comes from anywhere but
-//! constants and these variables; and a point that does not exist is a failure, not an empty run.
+//! What must hold: the line is the whole of what is needed. What tests draw is drawn from constants and from these variables;
+//! a test that reads another variable, or draws from chance, breaks that. And a point that does not exist is a failure, not an
+//! empty run.
 //!
 //! Threads that a test starts have no name of their own. If one fails, its message has no line, and the test that joins it
 //! fails with one; threads that know more than the test does are started by [`together`] and [`each_at_once`]. A child
