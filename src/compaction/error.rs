@@ -3,7 +3,7 @@
 use super::observe::ObserveError;
 use super::recovery::Fault;
 use crate::lock::LockError;
-use crate::merge::MergeError;
+use crate::merge::{MergeError, SetAsideReason};
 use crate::partition::PartitionId;
 use crate::state::StateError;
 use crate::storage::{StorageError, WriteError};
@@ -125,6 +125,12 @@ impl JobError {
                 | MergeError::Io { .. }
                 | MergeError::Worker(_)
                 | MergeError::OutOfMemory { .. } => Disposition::Retry,
+                // Of some nothing is known yet.
+                MergeError::NothingToMerge(set_aside)
+                    if set_aside.iter().any(|aside| matches!(aside.reason, SetAsideReason::Unexamined(_))) =>
+                {
+                    Disposition::Retry
+                }
                 // The same files give the same result.
                 MergeError::NothingToMerge(_) | MergeError::Engine(_) => Disposition::UntilChanged,
                 MergeError::ProofFailed(_) => Disposition::Operator,

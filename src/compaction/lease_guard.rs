@@ -170,7 +170,8 @@ mod tests {
     use super::*;
     use crate::clock::ManualClock;
     use crate::compaction::testing::partition;
-    use crate::lock::{Acquired, WorkerId};
+    use crate::lock::{Acquired, CompactionLock, WorkerId};
+    use crate::state::StateDb;
 
     const TTL: Duration = Duration::from_mins(1);
 
@@ -198,8 +199,12 @@ mod tests {
             }
         }
 
-        async fn release_lock(&self, _: &Lease) -> Result<(), LockError> {
-            Ok(())
+        /// Where renewals get no answer, neither does this.
+        async fn release_lock(&self, lease: &Lease) -> Result<(), LockError> {
+            match (self.renewal)(lease) {
+                Some(_) => Ok(()),
+                None => std::future::pending().await,
+            }
         }
 
         async fn active_locks(&self) -> Result<Vec<Lease>, LockError> {
@@ -273,5 +278,59 @@ mod tests {
         tokio::time::sleep(10 * TTL + Duration::from_secs(1)).await;
         assert!(!guard.is_lost());
         guard.release().await;
+    }
+    #[tokio::test(start_paused = true)]
+    async fn whoever_is_cut_off_does_not_wait_long_to_give_back_a_lease_that_has_ended() {
+        let began = tokio::time::Instant::now();
+        let guard = hold(Arc::new(TokioClock(began, DateTime::UNIX_EPOCH)), |_| None);
+        guard.lost.cancelled().await;
+        let ended = tokio::time::Instant::now();
+        guard.release().await;
+        assert_eq!(ended.elapsed(), LATE_RELEASE);
+    }
+
+    /// Two workers on one database of leases, and a guard of the first one whose second renewal was written, but not answered.
+    struct TwoWorkers {
+        clock: Arc<ManualClock>,
+        other: CompactionLock,
+        guard: LeaseGuard,
+    }
+
+    impl TwoWorkers {
+        async fn with_a_renewal_that_was_not_answered() -> Self {
+            let clock = Arc::new(ManualClock::at(DateTime::UNIX_EPOCH + TimeDelta::days(1)));
+            let state = StateDb::in_memory().unwrap();
+            let worker = |name: &str| CompactionLock::for_worker(state.clone(), clock.clone(), name.parse().unwrap());
+            let (ours, other) = (Arc::new(worker("ours")), worker("other"));
+            let asked = Asked::now(clock.clone(), TTL);
+            let Acquired::Yes(lease) = ours.acquire_lock(&partition(), TTL).await.unwrap() else {
+                panic!("it is free")
+            };
+            let guard = LeaseGuard::hold(ours.clone(), lease.clone(), asked, CancellationToken::new());
+            clock.advance(TimeDelta::seconds(30));
+            ours.renew(&lease, TTL).await.unwrap();
+            clock.advance(TimeDelta::seconds(30));
+            assert!(guard.is_lost(), "it never heard of the renewal");
+            Self { clock, other, guard }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_lease_that_has_ended_for_its_holder_and_stands_for_others_is_given_back() {
+        let TwoWorkers { guard, other, .. } = TwoWorkers::with_a_renewal_that_was_not_answered().await;
+        assert!(matches!(other.acquire_lock(&partition(), TTL).await.unwrap(), Acquired::HeldBy(_)));
+        guard.release().await;
+        assert!(matches!(other.acquire_lock(&partition(), TTL).await.unwrap(), Acquired::Yes(_)));
+    }
+
+    #[tokio::test]
+    async fn a_lease_that_somebody_else_holds_by_now_is_never_given_back() {
+        let TwoWorkers { clock, guard, other } = TwoWorkers::with_a_renewal_that_was_not_answered().await;
+        clock.advance(TimeDelta::seconds(30));
+        let Acquired::Yes(theirs) = other.acquire_lock(&partition(), TTL).await.unwrap() else {
+            panic!("the renewal has expired, too");
+        };
+        guard.release().await;
+        assert_eq!(other.active_locks().await.unwrap(), [theirs]);
     }
 }

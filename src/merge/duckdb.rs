@@ -124,7 +124,7 @@ pub(super) fn survey_sound(
         progress.report(MergeProgress { step: MergeStep::Survey, done, total, input_bytes_done: 0 });
     };
     // Once more after damage was found: footers are quick to read, and keeping all of them would cost memory always.
-    let (mut surveyed, mut set_aside) = survey(&request.inputs, request.limits.threads, cancel, &done)?;
+    let (mut surveyed, mut set_aside) = survey(&request.inputs, &request.limits, cancel, &done)?;
     surveyed.retain(|s| !left_out.contains_key(&s.input));
     let named: BTreeSet<String> = set_aside.iter().map(|s| s.name.clone()).collect();
     let left_out = left_out.iter().map(|(&input, reason)| {

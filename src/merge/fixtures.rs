@@ -11,15 +11,19 @@ use duckdb::arrow::datatypes::{Field, Schema};
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::data_type::Int64Type;
+use parquet::file::metadata::{
+    ColumnChunkMetaDataBuilder, ParquetMetaDataBuilder, ParquetMetaDataReader, ParquetMetaDataWriter,
+};
 use parquet::file::properties::WriterProperties;
 use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::parser::parse_message_type;
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
+use super::compact_protocol::{STRUCT, Walk};
 use super::schema::{Projection, SchemaGroup, group};
 use super::survey::{Surveyed, survey};
-use super::{Compression, MergeInput, MergeOptions, ParquetVersion, SetAside, Verify};
+use super::{Compression, MergeInput, MergeLimits, MergeOptions, ParquetVersion, SetAside, Verify, testing};
 
 /// A folder of inputs, in the order in which they were written.
 #[derive(Debug)]
@@ -41,7 +45,8 @@ impl Inputs {
         self.path(&format!("{}.parquet", self.inputs.len()))
     }
 
-    fn register(&mut self, path: PathBuf) {
+    /// A file that is there.
+    pub(super) fn register(&mut self, path: PathBuf) {
         let name = path.file_name().unwrap().to_str().unwrap().to_owned();
         let size_bytes = path.metadata().unwrap().len();
         self.inputs.push(MergeInput { name, path, size_bytes });
@@ -100,8 +105,14 @@ impl Inputs {
     }
 
     pub(super) fn survey(&self) -> (Vec<Surveyed>, Vec<SetAside>) {
-        let two = NonZeroUsize::new(2).unwrap();
-        survey(&self.inputs, two, &CancellationToken::new(), &|_| ()).unwrap()
+        self.survey_within(1 << 30)
+    }
+
+    /// By two threads.
+    pub(super) fn survey_within(&self, memory_bytes: u64) -> (Vec<Surveyed>, Vec<SetAside>) {
+        let threads = NonZeroUsize::new(2).unwrap();
+        let limits = MergeLimits { memory_bytes, threads, ..testing::request(&[]).limits };
+        survey(&self.inputs, &limits, &CancellationToken::new(), &|_| ()).unwrap()
     }
 
     pub(super) fn groups(&self) -> (Vec<SchemaGroup>, Vec<SetAside>) {
@@ -205,4 +216,51 @@ pub(super) fn read(path: &Path) -> RecordBatch {
 /// `count` ascending numbers from `start`, for columns to sort by.
 pub(super) fn times(start: i64, count: usize) -> ArrayRef {
     Arc::new(Int64Array::from_iter_values((start..).take(count)))
+}
+
+/// The same file with another footer: `change` is given every column chunk, by row group and column.
+pub(super) fn with_chunks(
+    file: &[u8],
+    change: impl Fn((usize, usize), ColumnChunkMetaDataBuilder) -> ColumnChunkMetaDataBuilder,
+) -> Vec<u8> {
+    let end = file.len() - 8;
+    let length = u32::from_le_bytes(file[end..end + 4].try_into().unwrap()) as usize;
+    let metadata = ParquetMetaDataReader::decode_metadata(&file[end - length..end]).unwrap();
+    let groups = metadata.row_groups().iter().enumerate().map(|(row_group, group)| {
+        let chunks = group.columns().iter().enumerate();
+        let chunks = chunks.map(|(i, chunk)| change((row_group, i), chunk.clone().into_builder()).build().unwrap());
+        group.clone().into_builder().set_column_metadata(chunks.collect()).build().unwrap()
+    });
+    let groups = groups.collect();
+    let metadata = ParquetMetaDataBuilder::new(metadata.file_metadata().clone()).set_row_groups(groups).build();
+    let mut footer = Vec::new();
+    ParquetMetaDataWriter::new(&mut footer, &metadata).finish().unwrap();
+    [&file[..end - length], &footer].concat()
+}
+
+/// Puts another number into the page header at `at`: into field `field` of the structure in field `of`. It takes as many bytes
+/// as the one before.
+pub(super) fn set_in_page_header(file: &mut [u8], at: usize, (of, field): (i64, i64), number: i64) {
+    let header = file[at..].to_vec();
+    let mut place = None;
+    let walked = Walk { rest: &header }.fields(&mut |walk, id, kind| match kind {
+        STRUCT if id == of => walk.fields(&mut |walk, id, kind| {
+            let from = header.len() - walk.rest.len();
+            walk.value(kind, 2)?;
+            if id == field {
+                place = Some(from..header.len() - walk.rest.len());
+            }
+            Ok(())
+        }),
+        _ => walk.value(kind, 1),
+    });
+    walked.unwrap();
+    let place = place.expect("a header with this field");
+    let mut rest = ((number << 1) ^ (number >> 63)).cast_unsigned();
+    for i in place.clone() {
+        let more = if i + 1 < place.end { 0x80 } else { 0 };
+        file[at + i] = u8::try_from(rest & 0x7f).unwrap() | more;
+        rest >>= 7;
+    }
+    assert_eq!(rest, 0, "{number} does not fit into {} bytes", place.len());
 }

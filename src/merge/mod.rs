@@ -26,6 +26,7 @@ mod file_schema;
 #[cfg(test)]
 mod fixtures;
 pub mod footer_guard;
+mod footer_room;
 mod lanes;
 mod order;
 mod page_headers;
@@ -256,11 +257,12 @@ pub enum SetAsideReason {
     /// The only file of its schema: rewriting it alone gains nothing.
     #[error("no other file has a compatible schema: {0}")]
     Alone(String),
-    /// It is sound, as far as is known, and alone takes more memory than the attempt might use. With a larger limit it can be merged.
+    /// It is sound, as far as is known, and alone takes more memory than a merge may use. With a larger limit it can be merged.
     #[error("takes more memory than a merge may use: {0}: raise compaction.memory_limit_mb, or run fewer jobs at once")]
     TooLarge(String),
-    /// Nothing is known against it: a search for damaged files ended before it got there. The next merge may take it.
-    #[error("not examined: {0}")]
+    /// Nothing is known against it, and the next merge may take it: a search for damaged files ended before it got there, or it
+    /// did not fit into what a second attempt may use of the memory.
+    #[error("left for the next merge: {0}")]
     Unexamined(String),
 }
 

@@ -32,7 +32,8 @@ const SLACK_BYTES: u64 = 64 << 10;
 /// What one header says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct PageHeader {
-    /// Of a data page, missing ones counted. Other pages have none.
+    /// Of a data page, missing ones counted. Other pages have none. A negative number, which cannot be, is taken for the largest:
+    /// rows that nobody can count must not be lost.
     pub(super) values: u64,
     /// The size of the page before compression.
     pub(super) claimed_bytes: u64,
@@ -212,8 +213,8 @@ fn parse(bytes: &[u8]) -> Result<(PageHeader, u64), String> {
         _ => walk.value(kind, 1),
     })?;
     let size = |number: i64| u64::try_from(number).map_err(|_| "a page without its size".to_owned());
-    let header =
-        PageHeader { values: size(values)?, claimed_bytes: size(claimed)?, stored_bytes: size(stored)?, start: 0 };
+    let values = u64::try_from(values).unwrap_or(u64::MAX);
+    let header = PageHeader { values, claimed_bytes: size(claimed)?, stored_bytes: size(stored)?, start: 0 };
     Ok((header, (bytes.len() - walk.rest.len()) as u64))
 }
 

@@ -138,7 +138,7 @@ impl Recheck {
         orders: &[Option<Vec<String>>],
         cancel: &CancellationToken,
     ) -> Result<(Vec<SchemaGroup>, Vec<SetAside>), MergeError> {
-        let (surveyed, mut set_aside) = survey(files, self.limits.threads, cancel, &|_| ())?;
+        let (surveyed, mut set_aside) = survey(files, &self.limits, cancel, &|_| ())?;
         let mut options = self.options.clone();
         // A file says itself how it is sorted: settings may have changed since it was written.
         if let Some(first) = surveyed.first()

@@ -15,7 +15,7 @@ use super::{MergeError, MergeRequest, sql};
 /// Reads the inputs of `request`, blocking the thread. Works in the request's folder; `Ok` says only that this process has
 /// lived to say it.
 pub fn scan(request: &MergeRequest, cancel: &CancellationToken) -> Result<(), MergeError> {
-    survey(&request.inputs, request.limits.threads, cancel, &|_| ())?;
+    survey(&request.inputs, &request.limits, cancel, &|_| ())?;
     let work = WorkDir::prepare(&request.work_dir, &request.inputs)?;
     // Hashing holds no rows, so the width of a row does not matter.
     let budget = Budget::new(&request.limits, &request.options, 0);

@@ -11,6 +11,7 @@
 //! whoever reads the data has to be ready for that.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::fs::File;
 use std::io::{ErrorKind, Read, Seek, SeekFrom};
 use std::num::NonZeroUsize;
@@ -25,10 +26,11 @@ use tokio_util::sync::CancellationToken;
 use super::column_type::ColumnType;
 use super::file_schema::{FileSchema, SchemaKey, Span};
 use super::footer_guard;
+use super::footer_room::FooterRoom;
 use super::page_headers::{Pages, first_page};
-use super::stats::FileColumnStats;
+use super::stats::{FileColumnStats, StatValue};
 use super::value_range;
-use super::{MergeError, MergeInput, SetAside, SetAsideReason};
+use super::{Means, MergeError, MergeInput, MergeLimits, SetAside, SetAsideReason};
 
 /// One readable input.
 #[derive(Debug)]
@@ -56,7 +58,7 @@ pub(super) struct RowGroups {
     pub(super) largest_rows: u64,
 }
 
-/// Reads the footers of `inputs`, `threads` at a time, and calls `done` with the index of each when it has been read.
+/// Reads the footers of `inputs`, as many at a time as there are threads and as fit into the memory, and calls `done` with the index of each when it has been read.
 ///
 /// Both lists are in the order of the inputs.
 ///
@@ -64,18 +66,18 @@ pub(super) struct RowGroups {
 /// When cancelled, or when the system runs out of something that has nothing to do with a file, such as descriptors.
 pub(super) fn survey(
     inputs: &[MergeInput],
-    threads: NonZeroUsize,
+    limits: &MergeLimits,
     cancel: &CancellationToken,
     done: &(dyn Fn(usize) + Sync),
 ) -> Result<(Vec<Surveyed>, Vec<SetAside>), MergeError> {
     let next = AtomicUsize::new(0);
-    let schemas = Schemas::default();
+    let (schemas, room) = (Schemas::default(), FooterRoom::new(limits));
     let read_some = || {
         let mut read = Vec::new();
         while !cancel.is_cancelled() {
             let index = next.fetch_add(1, Ordering::Relaxed);
             let Some(input) = inputs.get(index) else { break };
-            let result = read_one(index, input, &schemas);
+            let result = read_one(index, input, &schemas, &room);
             let fatal = matches!(result, Err(Failure::System(_)));
             read.push((index, result));
             if fatal {
@@ -88,7 +90,7 @@ pub(super) fn survey(
         read
     };
     let mut read: Vec<_> = std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..threads.get().min(inputs.len())).map(|_| scope.spawn(read_some)).collect();
+        let workers: Vec<_> = (0..limits.threads.get().min(inputs.len())).map(|_| scope.spawn(read_some)).collect();
         workers.into_iter().flat_map(|worker| worker.join().expect("a decoder's panic is caught in read_one")).collect()
     });
     if cancel.is_cancelled() {
@@ -119,12 +121,17 @@ pub(super) fn survey(
 pub fn survey_one(path: &Path) -> Result<u64, SetAsideReason> {
     let size_bytes = path.metadata().map_or(0, |file| file.len());
     let input = MergeInput { name: "one".to_owned(), path: path.to_owned(), size_bytes };
-    match read_one(0, &input, &Schemas::default()) {
+    let limits =
+        MergeLimits { memory_bytes: u64::MAX, threads: NonZeroUsize::MIN, temp_bytes: None, means: Means::All };
+    match read_one(0, &input, &Schemas::default(), &FooterRoom::new(&limits)) {
         Ok(surveyed) => Ok(surveyed.rows),
         Err(Failure::SetAside(reason)) => Err(reason),
         Err(Failure::System(error)) => Err(SetAsideReason::Unreadable(error.to_string())),
     }
 }
+
+/// A column of a schema, with its names and types, about.
+const SCHEMA_COLUMN_BYTES: u64 = 600;
 
 /// Schemas seen so far. Nearly all files of a partition share one.
 type Schemas = Mutex<HashMap<SchemaKey, Arc<FileSchema>>>;
@@ -140,16 +147,19 @@ fn unreadable(detail: impl std::fmt::Display) -> Failure {
     Failure::SetAside(SetAsideReason::Unreadable(format!("{detail}")))
 }
 
-fn read_one(index: usize, input: &MergeInput, schemas: &Schemas) -> Result<Surveyed, Failure> {
+fn read_one(index: usize, input: &MergeInput, schemas: &Schemas, room: &FooterRoom) -> Result<Surveyed, Failure> {
     let file = open(&input.path)?;
     let length = file.metadata().map_err(unreadable)?.len();
     if length != input.size_bytes {
         return Err(unreadable(format!("{length} bytes long instead of {}", input.size_bytes)));
     }
     catch_unwind(AssertUnwindSafe(|| {
-        let metadata = footer(&file, length)?;
+        let footer_length = footer_length(&file, length)?;
+        let _turn = room.turn(footer_length).map_err(Failure::SetAside)?;
+        let metadata = decode(&file, length, footer_length)?;
         check_pages(&file, &metadata).map_err(unreadable)?;
-        let surveyed = extract(index, length, &metadata, schemas)?;
+        let (surveyed, schema_bytes) = extract(index, length, &metadata, schemas)?;
+        room.keep(surveyed.kept_bytes().saturating_add(schema_bytes)).map_err(Failure::SetAside)?;
         let unsupported = |detail| Failure::SetAside(SetAsideReason::Unsupported(detail));
         value_range::check(&input.path, &metadata).map_err(unsupported)?;
         Ok(surveyed)
@@ -165,7 +175,12 @@ fn open(path: &Path) -> Result<File, Failure> {
 }
 
 /// Reads the footer of a file of this length, if that can be done without danger.
-pub(super) fn footer(mut file: &File, length: u64) -> Result<ParquetMetaData, Failure> {
+pub(super) fn footer(file: &File, length: u64) -> Result<ParquetMetaData, Failure> {
+    decode(file, length, footer_length(file, length)?)
+}
+
+/// How long the footer of a file of this length is.
+fn footer_length(mut file: &File, length: u64) -> Result<u64, Failure> {
     if length < 12 {
         return Err(unreadable(format!("{length} bytes are too few for a Parquet file")));
     }
@@ -176,11 +191,15 @@ pub(super) fn footer(mut file: &File, length: u64) -> Result<ParquetMetaData, Fa
     }
     let mut last = [0; 8];
     file.seek(SeekFrom::End(-8)).and_then(|_| file.read_exact(&mut last)).map_err(unreadable)?;
-    let footer_length = FooterTail::try_from(last).map_err(unreadable)?.metadata_length() as u64;
-    let start = length - 8;
-    let start = start.checked_sub(footer_length).ok_or_else(|| {
-        unreadable(format!("it claims a footer of {footer_length} bytes, and is {length} bytes long"))
-    })?;
+    let claimed = FooterTail::try_from(last).map_err(unreadable)?.metadata_length() as u64;
+    if claimed > length - 8 {
+        return Err(unreadable(format!("it claims a footer of {claimed} bytes, and is {length} bytes long")));
+    }
+    Ok(claimed)
+}
+
+fn decode(mut file: &File, length: u64, footer_length: u64) -> Result<ParquetMetaData, Failure> {
+    let start = length - 8 - footer_length;
     let mut footer = Vec::new();
     let read = file.seek(SeekFrom::Start(start)).and_then(|_| file.take(footer_length).read_to_end(&mut footer));
     read.map_err(unreadable)?;
@@ -255,15 +274,29 @@ fn check_pages(file: &File, metadata: &ParquetMetaData) -> Result<(), String> {
     Ok(())
 }
 
-fn extract(input: usize, size_bytes: u64, metadata: &ParquetMetaData, schemas: &Schemas) -> Result<Surveyed, Failure> {
+/// What is kept of a footer; and the bytes of its schema, if no other file has it.
+fn extract(
+    input: usize,
+    size_bytes: u64,
+    metadata: &ParquetMetaData,
+    schemas: &Schemas,
+) -> Result<(Surveyed, u64), Failure> {
     let key = SchemaKey::of(metadata.file_metadata());
     let known = schemas.lock().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
+    let mut schema_bytes = 0;
     let schema = if let Some(schema) = known {
         schema
     } else {
         let schema = Arc::new(FileSchema::of(metadata.file_metadata(), key));
         let mut schemas = schemas.lock().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(schemas.entry(key).or_insert(schema))
+        match schemas.entry(key) {
+            // Another thread was faster.
+            Entry::Occupied(known) => Arc::clone(known.get()),
+            Entry::Vacant(new) => {
+                schema_bytes = SCHEMA_COLUMN_BYTES.saturating_mul(schema.columns.len() as u64);
+                Arc::clone(new.insert(schema))
+            }
+        }
     };
     let size = |bytes: i64| u64::try_from(bytes).unwrap_or_default();
     let row_groups = metadata.row_groups();
@@ -285,7 +318,7 @@ fn extract(input: usize, size_bytes: u64, metadata: &ParquetMetaData, schemas: &
     if let Some(detail) = &schema.refused {
         return Err(Failure::SetAside(SetAsideReason::Unsupported(detail.clone())));
     }
-    Ok(Surveyed {
+    let surveyed = Surveyed {
         input,
         rows,
         size_bytes,
@@ -298,7 +331,21 @@ fn extract(input: usize, size_bytes: u64, metadata: &ParquetMetaData, schemas: &
         columns,
         touched,
         spans,
-    })
+    };
+    Ok((surveyed, schema_bytes))
+}
+
+impl Surveyed {
+    /// Memory that it takes, without its schema.
+    fn kept_bytes(&self) -> u64 {
+        let text = |bound: &Option<StatValue>| match bound {
+            Some(StatValue::Bytes(bytes)) => bytes.len(),
+            _ => 0,
+        };
+        let texts: usize = self.columns.iter().map(|column| text(&column.min) + text(&column.max)).sum();
+        let column = size_of::<FileColumnStats>() + size_of::<u64>() + size_of::<Span>();
+        (size_of::<Self>() + self.columns.len() * column + texts) as u64
+    }
 }
 
 /// Rows of the row groups that one value of the file's range lies in, on average. `None`: not known, or not a number.

@@ -16,8 +16,8 @@ use super::sql;
 use super::work_dir::remove_slice;
 use super::{Means, MergeError, MergeRequest, SetAsideReason};
 
-/// Files that are sorted alone to find out which are too large.
-const MAX_TRIALS: usize = 8;
+/// Files that are found too large in one attempt, each by running out of memory. The attempt without them finds the others.
+const MAX_TOO_LARGE: usize = 8;
 
 impl Attempt<'_> {
     /// The files that cannot be scanned on their own, found by halving.
@@ -68,18 +68,22 @@ impl Attempt<'_> {
         }
     }
 
+    /// An attempt with less memory than the job has says nothing about the file: the next job tries it with all of it.
     fn too_large(&self, what: &str, detail: &str) -> SetAsideReason {
         let limit = self.request.limits.memory_bytes;
         let first = detail.lines().next().unwrap_or_default();
-        let which = match self.request.limits.means {
-            Means::All => "",
-            Means::DuckDb => ", the part of the job's memory with which it was tried again,",
-        };
-        SetAsideReason::TooLarge(format!("{what} alone does not fit into {limit} bytes{which}: {first}"))
+        let fails = format!("{what} alone does not fit into {limit} bytes");
+        match self.request.limits.means {
+            Means::All => SetAsideReason::TooLarge(format!("{fails}: {first}")),
+            Means::DuckDb => {
+                let part = "the part of the job's memory with which it was tried again";
+                SetAsideReason::Unexamined(format!("{fails}, {part}: {first}"))
+            }
+        }
     }
 
-    /// Of files whose rows of `range` cannot be sorted together, those that cannot be sorted even alone. Only the largest are
-    /// tried, because each trial takes as long as it takes to run out of memory.
+    /// Of files whose rows of `range` cannot be sorted together, those that cannot be sorted even alone, the largest first. In
+    /// the last attempt there is an answer also when each of them can: the larger half waits for the next merge.
     pub(super) fn find_too_large(
         &self,
         group: &SchemaGroup,
@@ -89,25 +93,36 @@ impl Attempt<'_> {
         let mut largest = suspects.to_vec();
         largest.sort_by_key(|member| std::cmp::Reverse((member.file.uncompressed_bytes, member.file.input)));
         let mut found = Vec::new();
-        for member in largest.into_iter().take(MAX_TRIALS) {
-            let path = self.work.trial();
-            let sources = sources(self.work, &[member]);
-            let options = &self.request.options;
-            let tried =
-                self.session.execute(&sql::copy_slice(group, &sources, range, sql::Order::Sorted, options, &path));
-            match remove_slice(path.as_ref()) {
-                Err(MergeError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {}
-                removed => removed?,
-            }
-            match tried {
+        for member in &largest {
+            match self.sort_alone(group, range, *member) {
                 Ok(_) => {}
                 Err(StatementError::OutOfMemory(detail)) => {
                     found.push((member.file.input, self.too_large("sorting it", &detail)));
                 }
                 Err(error) => return Err(self.failure(error)),
             }
+            if found.len() == MAX_TOO_LARGE {
+                break;
+            }
+        }
+        if found.is_empty() && self.request.limits.means == Means::DuckDb {
+            let (limit, others) = (self.request.limits.memory_bytes, largest.len().saturating_sub(1));
+            let why = format!("its rows and those of {others} other files do not fit into {limit} bytes together");
+            let larger = largest.iter().take(largest.len() / 2);
+            found.extend(larger.map(|member| (member.file.input, SetAsideReason::Unexamined(why.clone()))));
         }
         Ok(found)
+    }
+
+    /// Sorts the rows of one file into a file that nobody needs.
+    fn sort_alone(&self, group: &SchemaGroup, range: Range, member: Member<'_>) -> Result<u64, StatementError> {
+        let path = self.work.trial();
+        let sources = sources(self.work, &[member]);
+        let copy = sql::copy_slice(group, &sources, range, sql::Order::Sorted, &self.request.options, &path);
+        let sorted = self.session.execute(&copy);
+        // One that stays is written over by the next, and goes with the folder.
+        let _ = remove_slice(path.as_ref());
+        sorted
     }
 }
 
@@ -146,3 +161,6 @@ pub(super) fn is_of_files(error: &StatementError) -> bool {
         StatementError::Cancelled | StatementError::SpillFull(_) | StatementError::DiskFull(_) => false,
     }
 }
+
+#[cfg(test)]
+mod tests;

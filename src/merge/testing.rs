@@ -1,6 +1,8 @@
 //! Requests and outcomes for the tests of this module.
 
+use std::io::Write;
 use std::num::NonZeroUsize;
+use std::process::Command;
 
 use super::{
     Compression, MergeInput, MergeLimits, MergeOptions, MergeOutcome, MergeRequest, MergedFile, ParquetVersion, Verify,
@@ -55,4 +57,26 @@ pub(crate) fn outcome_of(request: &MergeRequest) -> MergeOutcome {
         peak_memory_bytes: 0,
         engine: "test".into(),
     }
+}
+
+/// Tells the process that measures from the one that asks.
+const MEASURE: &str = "--skip=measured here";
+
+/// Whether this process is one that measures.
+pub(crate) fn is_measuring() -> bool {
+    std::env::args().any(|argument| argument == MEASURE)
+}
+
+/// Runs `measure` in a process of its own, which runs the test `name` of `module` only; what it printed.
+pub(crate) fn alone(module: &str, name: &str, measure: impl FnOnce() -> String) -> Option<String> {
+    if is_measuring() {
+        std::io::stdout().write_all(format!("measured: {}\n", measure()).as_bytes()).unwrap();
+        return None;
+    }
+    let name = format!("{}::{name}", module.split_once("::").unwrap().1);
+    let child =
+        Command::new(std::env::current_exe().unwrap()).args([&name, "--exact", "--nocapture", MEASURE]).output();
+    let text = String::from_utf8(child.unwrap().stdout).unwrap();
+    let line = text.lines().find_map(|line| line.split_once("measured: ")).unwrap_or_else(|| panic!("{text}"));
+    Some(line.1.to_owned())
 }

@@ -345,7 +345,7 @@ fn rows_that_a_footer_hides_are_not_lost_and_those_it_invents_are_not_made_up_by
         "sort_by = ['host', 'time']",
         "sort_by = ['host', 'time']\nverify = 'footers'",
     ] {
-        for name in ["footer_states_fewer_rows", "footer_states_more_rows"] {
+        for name in ["footer_states_fewer_rows", "fewer_rows_at_no_offset", "footer_states_more_rows"] {
             let kind = *KINDS.iter().find(|kind| kind.name == name).unwrap();
             let files: Vec<Damaged> = (0..24).map(|number| Damaged::new(kind, number, &bases)).collect();
             let arc = arc_with_settings(&files, &format!("min_files = 2\n{settings}"));

@@ -36,6 +36,8 @@ enum When {
     Published,
     /// The record is.
     Committed,
+    /// The footer of an output that an earlier attempt left is being read.
+    LineageRead,
     Never,
 }
 
@@ -63,6 +65,13 @@ impl Sleep {
 
 impl Hook for Sleep {
     fn before(&self, _: usize, _: &str, _: &Key) -> object_store::Result<()> {
+        Ok(())
+    }
+
+    fn reading(&self, path: &Key) -> object_store::Result<()> {
+        if path.as_ref().ends_with("_compacted.parquet") {
+            self.at(When::LineageRead);
+        }
         Ok(())
     }
 
@@ -184,5 +193,29 @@ async fn a_worker_that_thaws_after_its_lease_has_ended_changes_nothing_more() {
             let [raw, ours, records] = bucket.names().await;
             assert_eq!((raw.len(), ours.len()), (0, 1), "{what}: {ours:?}, {records:?}");
         }
+    }
+}
+
+/// The slot of an attempt that nobody finished is closed by whoever holds the lease; between the decision and the record lies
+/// the reading of its footers.
+#[tokio::test]
+async fn a_worker_that_loses_its_lease_between_deciding_to_void_and_voiding_writes_no_record() {
+    for backend in [LockBackend::Sqlite, LockBackend::Storage] {
+        let bucket = Bucket::with_work(backend).await;
+        let cycle = async |when| {
+            let manager = bucket.worker(when);
+            manager.run_compaction_cycle(Scope::default(), CancellationToken::new()).await.unwrap()
+        };
+        cycle(When::Published).await;
+        let left = bucket.names().await;
+        assert_eq!(left.each_ref().map(Vec::len), [3, 1, 0], "{backend:?}: an open attempt: {left:?}");
+
+        let report = cycle(When::LineageRead).await;
+        assert_eq!(bucket.names().await, left, "{backend:?}: {report:#?}");
+
+        let report = cycle(When::Never).await;
+        assert_eq!(report.jobs[0].status, JobStatus::Completed, "{backend:?}: {report:#?}");
+        let [raw, ours, _] = bucket.names().await;
+        assert_eq!((raw.len(), ours.len()), (0, 1), "{backend:?}: {ours:?}");
     }
 }

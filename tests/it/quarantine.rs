@@ -8,7 +8,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use arc::clock::{Clock, ManualClock, SystemClock};
 use arc::compaction::{CompactionManager, CycleReport, JobStatus, Scope};
-use arc::merge::{DuckDbEngine, MergeEngine, MergeError, MergeOutcome, MergeRequest, ProgressSink};
+use arc::merge::{
+    DuckDbEngine, MergeEngine, MergeError, MergeInput, MergeOutcome, MergeRequest, ProgressSink, SetAside,
+    SetAsideReason,
+};
 use async_trait::async_trait;
 use chrono::TimeDelta;
 use object_store::Result as StoreResult;
@@ -412,4 +415,34 @@ fn jobs_shows_the_past_and_what_is_running() {
     assert_eq!((&running["active_jobs"], &running["recent_jobs"]), (&1.into(), &Value::Array(vec![])));
     assert!(jobs(&[]).stdout.contains("running"));
     assert_eq!(jobs(&["--limit", "0"]).code, 2);
+}
+
+/// A second attempt at a merge has less memory than the job: what it leaves out for that is tried again with all of it by the
+/// next job, as it is after other failures, and not only when something has changed.
+#[test]
+fn files_that_did_not_fit_into_a_second_attempt_are_named_and_tried_again_by_the_next_job() {
+    let leaves_out = |request: &MergeRequest, reason: fn(String) -> SetAsideReason| {
+        let aside = |input: &MergeInput| SetAside { name: input.name.clone(), reason: reason("it is long".to_owned()) };
+        Some(MergeError::NothingToMerge(request.inputs.iter().map(aside).collect()))
+    };
+    let arc = Arc::with("min_files = 2");
+    arc.write_telemetry(PARTITION, 3, 10);
+    let service = Service::over(&arc, Some(|request| leaves_out(request, SetAsideReason::Unexamined)));
+    for merges in 1..=2 {
+        let report = service.cycle();
+        assert_eq!((skipped(&report), service.merges()), (vec!["nothing_to_merge"], merges));
+        assert!(format!("{:?}", report.skipped[0].reason).contains("it is long"), "{report:#?}");
+    }
+    assert_eq!(skipped(&service.cycle()), ["backing_off"]);
+    assert_eq!(quarantined(&arc), [Value::Null; 0]);
+    let only = Scope { partition: Some(PARTITION.parse().unwrap()), ..Scope::default() };
+    service.cycle_in(only);
+    assert_eq!(service.merges(), 3, "somebody insisted");
+
+    let arc = Arc::with("min_files = 2");
+    arc.write_telemetry(PARTITION, 3, 10);
+    let service = Service::over(&arc, Some(|request| leaves_out(request, SetAsideReason::TooLarge)));
+    service.cycle();
+    service.cycle();
+    assert_eq!(service.merges(), 1, "with all of its memory: a merge of the same files would end alike");
 }

@@ -326,4 +326,5 @@ fn the_same_inputs_give_the_same_bytes() {
 }
 
 mod bounds;
+mod odd_files;
 mod property;

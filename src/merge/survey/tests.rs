@@ -1,14 +1,19 @@
-use std::num::NonZeroUsize;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
+use parquet::data_type::Int64Type;
+use parquet::file::writer::SerializedFileWriter;
+use parquet::schema::parser::parse_message_type;
 use tokio_util::sync::CancellationToken;
 
-use super::super::fixtures::{Inputs, times};
-use super::super::{MergeError, SetAsideReason};
-use super::survey;
+use super::super::fixtures::{Inputs, times, with_chunks};
+use super::super::footer_room::DECODED_PER_BYTE;
+use super::super::resources::ProcessMemory;
+use super::super::testing::{alone, is_measuring, request};
+use super::super::{MergeError, MergeInput, MergeLimits, SetAsideReason};
+use super::{File, footer_length, survey};
 
-fn two() -> NonZeroUsize {
-    NonZeroUsize::new(2).unwrap()
+fn limits() -> MergeLimits {
+    request(&[]).limits
 }
 
 #[test]
@@ -18,7 +23,7 @@ fn readable_files_come_back_in_request_order_with_rows_sizes_and_ranges() {
         files.columns(&[("time", times(start, 3))]);
     }
     let seen = Mutex::new(Vec::new());
-    let (surveyed, set_aside) = survey(&files.inputs, two(), &CancellationToken::new(), &|i| {
+    let (surveyed, set_aside) = survey(&files.inputs, &limits(), &CancellationToken::new(), &|i| {
         seen.lock().unwrap().push(i);
     })
     .unwrap();
@@ -101,6 +106,52 @@ fn a_file_of_another_length_than_storage_stated_is_unreadable_with_both_numbers(
     assert_eq!(set_aside[0].reason, SetAsideReason::Unreadable(expected));
 }
 
+/// Whole numbers at their borders: what is added up must not wrap around, and nothing is read before it is checked.
+#[test]
+fn a_column_chunk_that_lies_outside_of_its_file_is_refused_whatever_its_numbers_are() {
+    let mut files = Inputs::new();
+    files.columns(&[("time", times(0, 1000)), ("value", times(0, 1000))]);
+    let good = std::fs::read(&files.inputs[0].path).unwrap();
+    files.bytes(&with_chunks(&good, |_, chunk| chunk));
+    let length = i64::try_from(good.len()).unwrap();
+    // Offset of the data, offset of the dictionary, length.
+    let wrong = [
+        (length, None, 1),
+        (length - 8, None, 4000),
+        (i64::MAX, None, 1),
+        (i64::MAX, None, i64::MAX),
+        (i64::MAX - 1, None, 2),
+        (1, None, i64::MAX),
+        (4, None, i64::MAX - 3),
+        (4, None, length - 3),
+        (-1, None, 10),
+        (i64::MIN, None, i64::MAX),
+        (i64::MIN, None, i64::MIN),
+        (4, None, -1),
+        (4, None, i64::MIN),
+        (4, Some(-1), 10),
+        (4, Some(i64::MIN), 10),
+        (4, Some(length), 1),
+        (4, Some(i64::MAX), i64::MAX),
+    ];
+    for (data, dictionary, stored) in wrong {
+        files.bytes(&with_chunks(&good, |(_, column), chunk| match column {
+            0 => chunk,
+            _ => chunk
+                .set_data_page_offset(data)
+                .set_dictionary_page_offset(dictionary)
+                .set_total_compressed_size(stored),
+        }));
+    }
+    let (surveyed, set_aside) = files.survey();
+    assert_eq!(surveyed.iter().map(|file| file.input).collect::<Vec<_>>(), [0, 1]);
+    let expected = SetAsideReason::Unreadable("row group 0: a column chunk lies outside the file".to_owned());
+    for (aside, numbers) in set_aside.iter().zip(wrong) {
+        assert_eq!(aside.reason, expected, "{numbers:?}");
+    }
+    assert_eq!(set_aside.len(), wrong.len());
+}
+
 #[test]
 fn a_missing_file_is_unreadable() {
     let mut files = Inputs::new();
@@ -123,11 +174,85 @@ fn a_cancelled_survey_says_so() {
     files.columns(&[("time", times(0, 3))]);
     let cancel = CancellationToken::new();
     cancel.cancel();
-    assert!(matches!(survey(&files.inputs, two(), &cancel, &|_| ()), Err(MergeError::Cancelled)));
+    assert!(matches!(survey(&files.inputs, &limits(), &cancel, &|_| ()), Err(MergeError::Cancelled)));
 }
 
 #[test]
 fn no_inputs_are_no_error() {
     let (surveyed, set_aside) = Inputs::new().survey();
     assert!(surveyed.is_empty() && set_aside.is_empty());
+}
+
+/// A file of many columns and row groups with a value each.
+fn wide(files: &mut Inputs, columns: usize, row_groups: usize) {
+    let fields: String = (0..columns).map(|i| format!("optional int64 column_{i}; ")).collect();
+    let schema = Arc::new(parse_message_type(&format!("message schema {{ {fields} }}")).unwrap());
+    let mut writer = SerializedFileWriter::new(Vec::new(), schema, Arc::default()).unwrap();
+    for _ in 0..row_groups {
+        let mut row_group = writer.next_row_group().unwrap();
+        while let Some(mut column) = row_group.next_column().unwrap() {
+            column.typed::<Int64Type>().write_batch(&[7], Some(&[1]), None).unwrap();
+            column.close().unwrap();
+        }
+        row_group.close().unwrap();
+    }
+    files.bytes(&writer.into_inner().unwrap());
+}
+
+fn footer_bytes(files: &Inputs) -> u64 {
+    let MergeInput { path, size_bytes, .. } = &files.inputs[0];
+    footer_length(&File::open(path).unwrap(), *size_bytes).ok().unwrap()
+}
+
+/// The memory for decoding is what is counted for it, and a file that would take more is named and costs nothing.
+#[test]
+fn a_footer_takes_no_more_memory_than_is_counted_for_it_and_no_more_than_there_is() {
+    // Made by the process that asks, so that the making does not count.
+    let asks = if is_measuring() { std::os::unix::process::parent_id() } else { std::process::id() };
+    let made = std::env::temp_dir().join(format!("arc-wide-{asks}.parquet"));
+    if !is_measuring() {
+        let mut files = Inputs::new();
+        wide(&mut files, 5000, 30);
+        std::fs::rename(&files.inputs[0].path, &made).unwrap();
+    }
+    let measure = || {
+        let mut files = Inputs::new();
+        files.register(made.clone());
+        let counted = footer_bytes(&files) * DECODED_PER_BYTE;
+        let grown = |memory_bytes| {
+            let before = ProcessMemory::of_this_process().unwrap();
+            let (surveyed, set_aside) = files.survey_within(memory_bytes);
+            let after = ProcessMemory::of_this_process().unwrap();
+            (after.peak_bytes.saturating_sub(before.resident_bytes), surveyed.len(), set_aside)
+        };
+        let (nothing, _, set_aside) = grown(counted * 2 - 2);
+        let reason = set_aside[0].reason.to_string();
+        let (all, surveyed, _) = grown(counted * 2);
+        format!("{nothing} {all} {counted} {surveyed} {reason}")
+    };
+    let name = "a_footer_takes_no_more_memory_than_is_counted_for_it_and_no_more_than_there_is";
+    let Some(text) = alone(module_path!(), name, measure) else { return };
+    std::fs::remove_file(made).unwrap();
+    let [nothing, all, counted, surveyed, reason] = text.splitn(5, ' ').collect::<Vec<_>>()[..] else {
+        panic!("{text}")
+    };
+    println!("{text}");
+    let number = |text: &str| text.parse::<u64>().unwrap();
+    assert!(number(nothing) < 4 << 20 && number(all) <= number(counted) && surveyed == "1", "{text}");
+    assert!(reason.starts_with("takes more memory than a merge may use: its footer of "), "{text}");
+}
+
+/// The others are surveyed, and that one by the next merge.
+#[test]
+fn files_of_whose_columns_no_more_can_be_kept_wait_for_the_next_merge() {
+    let mut files = Inputs::new();
+    for _ in 0..10 {
+        wide(&mut files, 1000, 1);
+    }
+    let (surveyed, set_aside) = files.survey_within(8 * 1000 * 800);
+    assert_eq!((surveyed.len(), set_aside.len()), (7, 3));
+    for aside in set_aside {
+        assert!(matches!(aside.reason, SetAsideReason::Unexamined(_)), "{}", aside.reason);
+    }
+    assert_eq!(files.survey_within(1 << 30).0.len(), 10);
 }

@@ -36,7 +36,7 @@ const fn maybe(name: &'static str, damage: Damage) -> Kind {
 /// Made apart from the others, because there are so many boundaries.
 pub const CUT_AT_A_BOUNDARY: Kind = named("cut_at_a_boundary", |file, _, _| file.bytes.clone());
 
-pub const KINDS: [Kind; 35] = [
+pub const KINDS: [Kind; 36] = [
     named("cut_anywhere", |file, rng, _| file.bytes[..rng.usize(..file.bytes.len())].to_vec()),
     maybe("head_missing", |file, rng, n| {
         let boundaries = file.boundaries();
@@ -92,6 +92,7 @@ pub const KINDS: [Kind; 35] = [
     }),
     maybe("lying_rows", |file, rng, _| lies::about_rows(file, rng)),
     named("footer_states_fewer_rows", |file, rng, _| lies::about_fewer_rows(file, rng)),
+    named("fewer_rows_at_no_offset", |file, rng, _| lies::about_fewer_rows_at_no_offset(file, rng)),
     named("footer_states_more_rows", |file, rng, _| lies::about_more_rows(file, rng)),
     named("lying_values", |file, rng, _| lies::about_values(file, rng)),
     maybe("lying_offsets", |file, rng, _| lies::about_offsets(file, rng)),

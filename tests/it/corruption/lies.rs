@@ -119,6 +119,24 @@ pub fn about_fewer_rows(file: &Anatomy, rng: &mut Rng) -> Vec<u8> {
     rows_everywhere(file, rng, |there, how| [there - 1, there / 2, 1, 0][how])
 }
 
+/// The same by a writer that states 0 where there is no dictionary, and counts a dictionary that there is among the data
+/// pages: whoever takes 0 for the place of the first page sees none of them.
+pub fn about_fewer_rows_at_no_offset(file: &Anatomy, rng: &mut Rng) -> Vec<u8> {
+    let file = Anatomy::of(about_fewer_rows(file, rng));
+    let mut groups = file.metadata.row_groups().to_vec();
+    for group in &mut groups {
+        let old = |chunk: &ColumnChunkMetaData| {
+            let (start, _) = chunk.byte_range();
+            let builder = chunk.clone().into_builder().set_dictionary_page_offset(Some(0));
+            builder.set_data_page_offset(i64::try_from(start).unwrap()).build().unwrap()
+        };
+        let columns = group.columns().iter().map(old).collect();
+        *group = group.clone().into_builder().set_column_metadata(columns).build().unwrap();
+    }
+    let info = file.metadata.file_metadata();
+    with_footer(&file, &rebuilt(info, info.num_rows(), info.schema_descr_ptr(), groups))
+}
+
 /// More rows than the pages hold, in the same way.
 pub fn about_more_rows(file: &Anatomy, rng: &mut Rng) -> Vec<u8> {
     rows_everywhere(file, rng, |there, how| [there + 1, there + 7, there * 2, 122_880][how])

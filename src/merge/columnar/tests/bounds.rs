@@ -1,15 +1,10 @@
 //! What a merge holds at once: memory, open files, pages.
 
-use std::io::Write;
-use std::process::Command;
-
 use super::*;
 use crate::merge::columnar::files::SliceFiles;
 use crate::merge::columnar::room::Room;
 use crate::merge::resources::ProcessMemory;
-
-/// Tells the process that measures from the one that asks.
-const MEASURE: &str = "--skip=measured here";
+use crate::merge::testing::alone;
 
 const MIB: u64 = 1 << 20;
 
@@ -64,20 +59,6 @@ fn overlapping(files: i64, rows: usize, columns: usize) -> Inputs {
     inputs
 }
 
-/// Runs `measure` in a process of its own, which runs the test of this name only; what it printed.
-fn alone(name: &str, measure: impl FnOnce() -> String) -> Option<String> {
-    if std::env::args().any(|argument| argument == MEASURE) {
-        std::io::stdout().write_all(format!("measured: {}\n", measure()).as_bytes()).unwrap();
-        return None;
-    }
-    let name = format!("{}::{name}", module_path!().split_once("::").unwrap().1);
-    let child =
-        Command::new(std::env::current_exe().unwrap()).args([&name, "--exact", "--nocapture", MEASURE]).output();
-    let text = String::from_utf8(child.unwrap().stdout).unwrap();
-    let line = text.lines().find_map(|line| line.split_once("measured: ")).unwrap_or_else(|| panic!("{text}"));
-    Some(line.1.to_owned())
-}
-
 /// What the allocator keeps, the decoder of one page, the codec, one footer while it is decoded.
 const SLACK: u64 = 12 * MIB;
 
@@ -95,7 +76,10 @@ fn measure(files: i64, rows: usize, columns: usize, size_bytes: u64) -> String {
 #[test]
 fn a_slice_of_many_wide_files_takes_little_memory_for_footers() {
     let measure = || measure(100, 2, 200, WHOLE_FILES_BYTES);
-    let Some(text) = alone("a_slice_of_many_wide_files_takes_little_memory_for_footers", measure) else { return };
+    let Some(text) = alone(module_path!(), "a_slice_of_many_wide_files_takes_little_memory_for_footers", measure)
+    else {
+        return;
+    };
     let (grown, fits) = text.split_once(' ').unwrap();
     assert!(grown.parse::<u64>().unwrap() < SLACK, "grew by {grown} bytes");
     assert!(fits.ends_with("true"), "{text}");
@@ -105,7 +89,7 @@ fn a_slice_of_many_wide_files_takes_little_memory_for_footers() {
 fn a_slice_is_merged_within_about_the_memory_that_it_counts_and_not_within_less() {
     let measure = || measure(8, 100_000, 3, 2_400_000);
     let name = "a_slice_is_merged_within_about_the_memory_that_it_counts_and_not_within_less";
-    let Some(text) = alone(name, measure) else { return };
+    let Some(text) = alone(module_path!(), name, measure) else { return };
     assert!(text.ends_with(" false true"), "{text}");
 }
 
@@ -121,7 +105,7 @@ fn more_files_are_merged_than_may_be_open() {
         let merged = merge_slice(&groups[0], &files, Range::Everything, &options(100), &inputs.path("out"), &limits);
         format!("{merged:?}")
     };
-    if let Some(text) = alone("more_files_are_merged_than_may_be_open", measure) {
+    if let Some(text) = alone(module_path!(), "more_files_are_merged_than_may_be_open", measure) {
         assert_eq!(text, "Ok(300)");
     }
 }
