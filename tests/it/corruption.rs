@@ -460,3 +460,35 @@ fn a_file_that_cannot_be_sorted_in_memory_is_named_with_the_limit_and_the_others
     assert_eq!(arc.compact().json()["jobs"], Value::Array(Vec::new()));
     assert_eq!(arc.storage_state(), state);
 }
+
+/// More of them than one attempt looks for, and together more than fits into anything: the good files are compacted, and after
+/// a few cycles nothing is tried any more.
+#[test]
+fn a_partition_with_ten_files_too_large_for_memory_comes_to_rest_and_loses_nothing() {
+    let arc = Arc::with("min_files = 2\nmemory_limit_mb = 256");
+    arc.write_telemetry(PARTITION, 3, 10);
+    let bytes = bases::bomb(20 << 20);
+    let names: Vec<String> = (0..10).map(|number| format!("bomb_{number}.parquet")).collect();
+    for name in &names {
+        arc.put(PARTITION, name, &bytes);
+    }
+    let mut cycles = 0;
+    loop {
+        let report = arc.compact().json();
+        if report["jobs"] == Value::Array(Vec::new()) {
+            break;
+        }
+        assert_eq!(report["jobs"][0]["status"], "completed", "{report:#}");
+        cycles += 1;
+        assert!(cycles < 6, "{report:#}");
+    }
+    let live = arc.live_paths(PARTITION);
+    assert!(!live.iter().any(|path| path.ends_with("cpu_0000.parquet")), "the good files are compacted: {live:?}");
+    let db = Connection::open_in_memory().unwrap();
+    let count = format!("SELECT count(*)::VARCHAR FROM {}", crate::support::table(&live));
+    assert_eq!(strings(&db, &count).unwrap(), ["1030"]);
+    for name in names {
+        let path = arc.folder(PARTITION).join(name);
+        assert!(!path.exists() || fs::read(&path).unwrap() == bytes, "{}", path.display());
+    }
+}

@@ -421,10 +421,10 @@ fn jobs_shows_the_past_and_what_is_running() {
 /// next job, as it is after other failures, and not only when something has changed.
 #[test]
 fn files_that_did_not_fit_into_a_second_attempt_are_named_and_tried_again_by_the_next_job() {
-    let leaves_out = |request: &MergeRequest, reason: fn(String) -> SetAsideReason| {
+    fn leaves_out(request: &MergeRequest, reason: fn(String) -> SetAsideReason) -> Option<MergeError> {
         let aside = |input: &MergeInput| SetAside { name: input.name.clone(), reason: reason("it is long".to_owned()) };
         Some(MergeError::NothingToMerge(request.inputs.iter().map(aside).collect()))
-    };
+    }
     let arc = Arc::with("min_files = 2");
     arc.write_telemetry(PARTITION, 3, 10);
     let service = Service::over(&arc, Some(|request| leaves_out(request, SetAsideReason::Unexamined)));

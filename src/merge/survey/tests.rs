@@ -236,7 +236,6 @@ fn a_footer_takes_no_more_memory_than_is_counted_for_it_and_no_more_than_there_i
     let [nothing, all, counted, surveyed, reason] = text.splitn(5, ' ').collect::<Vec<_>>()[..] else {
         panic!("{text}")
     };
-    println!("{text}");
     let number = |text: &str| text.parse::<u64>().unwrap();
     assert!(number(nothing) < 4 << 20 && number(all) <= number(counted) && surveyed == "1", "{text}");
     assert!(reason.starts_with("takes more memory than a merge may use: its footer of "), "{text}");

@@ -143,7 +143,7 @@ fn a_file_is_too_large_for_all_of_the_memory_and_waits_if_it_is_so_for_a_part() 
 /// Temporary space that is used up says nothing about a file. (DuckDB reports it as memory that ran out.)
 #[test]
 fn a_file_that_could_not_be_sorted_for_want_of_temporary_space_is_not_too_large() {
-    let mut fixture = Fixture::new(128 << 20, Some(16 << 20));
+    let mut fixture = Fixture::new(256 << 20, Some(16 << 20));
     fixture.long(100_000, 5_000);
     fixture.short(100);
     let error = fixture.merge().unwrap_err();
