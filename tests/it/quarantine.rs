@@ -421,13 +421,13 @@ fn jobs_shows_the_past_and_what_is_running() {
 /// next job, as it is after other failures, and not only when something has changed.
 #[test]
 fn files_that_did_not_fit_into_a_second_attempt_are_named_and_tried_again_by_the_next_job() {
-    fn leaves_out(request: &MergeRequest, reason: fn(String) -> SetAsideReason) -> Option<MergeError> {
+    fn leaves_out(request: &MergeRequest, reason: fn(String) -> SetAsideReason) -> MergeError {
         let aside = |input: &MergeInput| SetAside { name: input.name.clone(), reason: reason("it is long".to_owned()) };
-        Some(MergeError::NothingToMerge(request.inputs.iter().map(aside).collect()))
+        MergeError::NothingToMerge(request.inputs.iter().map(aside).collect())
     }
     let arc = Arc::with("min_files = 2");
     arc.write_telemetry(PARTITION, 3, 10);
-    let service = Service::over(&arc, Some(|request| leaves_out(request, SetAsideReason::Unexamined)));
+    let service = Service::over(&arc, Some(|request| Some(leaves_out(request, SetAsideReason::Unexamined))));
     for merges in 1..=2 {
         let report = service.cycle();
         assert_eq!((skipped(&report), service.merges()), (vec!["nothing_to_merge"], merges));
@@ -441,7 +441,7 @@ fn files_that_did_not_fit_into_a_second_attempt_are_named_and_tried_again_by_the
 
     let arc = Arc::with("min_files = 2");
     arc.write_telemetry(PARTITION, 3, 10);
-    let service = Service::over(&arc, Some(|request| leaves_out(request, SetAsideReason::TooLarge)));
+    let service = Service::over(&arc, Some(|request| Some(leaves_out(request, SetAsideReason::TooLarge))));
     service.cycle();
     service.cycle();
     assert_eq!(service.merges(), 1, "with all of its memory: a merge of the same files would end alike");

@@ -185,7 +185,7 @@ fn no_inputs_are_no_error() {
 
 /// A file of many columns and row groups with a value each.
 fn wide(files: &mut Inputs, columns: usize, row_groups: usize) {
-    let fields: String = (0..columns).map(|i| format!("optional int64 column_{i}; ")).collect();
+    let fields = (0..columns).map(|i| format!("optional int64 column_{i}; ")).collect::<Vec<_>>().concat();
     let schema = Arc::new(parse_message_type(&format!("message schema {{ {fields} }}")).unwrap());
     let mut writer = SerializedFileWriter::new(Vec::new(), schema, Arc::default()).unwrap();
     for _ in 0..row_groups {

@@ -86,7 +86,7 @@ fn more_files_than_are_looked_for_at_once_are_too_large_and_the_others_are_merge
 #[test]
 fn a_file_that_is_too_large_is_found_behind_larger_ones_that_are_not() {
     let mut fixture = Fixture::new(128 << 20, None);
-    for _ in 0..MAX_TOO_LARGE + 1 {
+    for _ in 0..=MAX_TOO_LARGE {
         fixture.short(150_000);
     }
     fixture.long(100, 4 << 20);
