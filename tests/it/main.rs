@@ -22,6 +22,7 @@ mod fetched;
 mod fidelity;
 mod frozen;
 mod fuzz;
+mod fuzz_mutation;
 mod fuzz_targets;
 mod logs;
 mod model;
