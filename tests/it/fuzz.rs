@@ -57,7 +57,7 @@ fn mutated_file(seeds: &[Vec<u8>], rng: &mut Rng) -> Vec<u8> {
     for _ in 0..rng.usize(1..5) {
         let mut bytewise_rng = rng.fork();
         mutate(&mut bytes, MOST_BYTES, rng, &mut |piece, most| {
-            *piece = mutated(&[piece.clone()], &mut bytewise_rng);
+            *piece = mutated(std::slice::from_ref(piece), &mut bytewise_rng);
             piece.truncate(most);
         });
     }

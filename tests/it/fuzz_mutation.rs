@@ -143,13 +143,14 @@ fn walk_struct(bytes: &[u8], mut at: usize, numbers: &mut Vec<Range<usize>>, dep
     loop {
         let header = *bytes.get(at)?;
         at += 1;
-        if header & 0x0f == 0 {
+        let (delta, kind) = (header >> 4, header & 0x0f);
+        if kind == 0 {
             return Some(at);
         }
-        if header >> 4 == 0 {
+        if delta == 0 {
             at = varint(bytes, at)?.1;
         }
-        at = walk(bytes, at, header & 0x0f, numbers, depth)?;
+        at = walk(bytes, at, kind, numbers, depth)?;
     }
 }
 

@@ -15,7 +15,7 @@
 //!
 //! To read the head and to LIST in one page are one action: whoever finds that the newest record listed is the one that he has
 //! read, read it while it was the head, because heads only grow. So nothing happened to it in between, and he might as
-//! well have read it when he LISTed. If they differ, he begins again as if he had not looked. With two pages this is not so.
+//! well have read it together with the LIST. If they differ, he begins again as if he had not looked. With two pages this is not so.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, Hash};
