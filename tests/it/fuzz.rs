@@ -120,6 +120,25 @@ fn the_files_that_are_mutated_are_merged_as_they_are_whatever_their_codec_and_pa
 }
 
 #[test]
+fn mutated_files_get_beyond_the_footer_and_many_to_the_end() {
+    const ROUNDS: u64 = 400;
+    let seeds = seeds("file");
+    let dir = tempfile::tempdir().unwrap();
+    let (path, out) = (dir.path().join("in"), dir.path().join("out"));
+    let (mut decoded, mut damaged, mut merged) = (0, 0, 0);
+    for round in 0..ROUNDS {
+        fs::write(&path, mutated_file(&seeds, &mut Rng::with_seed(round))).unwrap();
+        let Some(alone) = arc::merge::merge_alone(&path, &out, 1 << 20) else { continue };
+        decoded += 1;
+        damaged += u64::from(alone.damage.is_some());
+        merged += u64::from(alone.merged.is_ok());
+        drop(fs::remove_file(&out));
+    }
+    println!("of {ROUNDS}: {decoded} decoded, {damaged} of them damaged, {merged} merged");
+    assert!(decoded > ROUNDS / 4 && damaged > ROUNDS / 20 && merged > ROUNDS / 20);
+}
+
+#[test]
 fn no_page_header_leads_out_of_its_chunk() {
     run("pages", 50_000, targets::pages);
 }
