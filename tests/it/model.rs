@@ -7,8 +7,11 @@
 //!
 //! What is bounded: two workers with one or two attempts at a merge each, three raw files, one output an attempt, LISTs of
 //! at most two pages, which may be cut in six ways. Not everything happens in one search; see [`Setup`], and the tests for
-//! which search has what. With
-//! `ARC_MODEL_FULL` set, most have an attempt more.
+//! which search has what. All are
+//! exhausted: 4 million states in 16 s of CPU and 0.1 GB. With `ARC_MODEL_FULL` set, some have an attempt more: workers 3+2
+//! (4.0 million states), a reused name with 3+2 (6.8 million), paged listings with 2+2 (5.8 million), a reader with 2+2
+//! (2.6 million), each within half a minute of CPU and 0.1 GB. Not exhausted: very late writes and a guessing reader with more
+//! than what they have here, and histories with several of these at once.
 //!
 //! Whoever looks at a partition reads the head and then LISTs; or, in searches of their own, takes for the head what it saw
 //! last or that there is none, as `observe_from` does, and then LISTs.
@@ -69,7 +72,7 @@ fn a_name_that_is_used_again_costs_no_row() {
 
 #[test]
 fn writes_may_take_effect_twice_and_below_the_head_and_tidying_may_be_skipped() {
-    holds_with("very late writes", Setup::VERY_LATE, [2, 2]);
+    holds("very late writes", Setup::VERY_LATE);
 }
 
 /// J1 and C1 for LISTs that are no snapshots.
@@ -86,13 +89,13 @@ fn a_reader_with_a_paged_listing_sees_every_row_once() {
 /// J1, C1 for whoever takes for the head what it saw last, or that there is none, and lets the LIST tell (`observe_from`).
 #[test]
 fn a_worker_that_only_guesses_the_head_loses_and_doubles_no_row() {
-    holds_with("guessed heads", Setup::GUESSES, [3, 2]);
+    holds("guessed heads", Setup::GUESSES);
 }
 
 /// S1 in the same way.
 #[test]
 fn a_reader_that_only_guesses_the_head_sees_every_row_once() {
-    holds_with("guessing reader", Setup::GUESSING_READER, [2, 1]);
+    holds("guessing reader", Setup::GUESSING_READER);
 }
 
 /// V2, T28. Such a folder may be stuck until a person has looked, but no row is destroyed.
