@@ -11,7 +11,7 @@ use tracing::{info, warn};
 use super::error::JobError;
 use super::footer::{self, FooterError};
 use super::job::{JobEnv, LOG};
-use super::observe::{ObserveError, View, observe_from, read_head};
+use super::observe::{ObserveError, View, observe_from};
 use super::record::Author;
 use super::recovery::{self, Fault, Lineage, NextStep};
 use super::tidy::{self, TidyPlan};
@@ -179,13 +179,22 @@ async fn delete(
     }
 }
 
-/// An error, unless the head has changed since the view was made. A LIST takes time and is no snapshot: one that was under
-/// way while another worker committed and tidied can show the new files without the record that explains them.
+/// An error, unless another look explains it. A LIST takes time and is no snapshot. One that was under way while another
+/// worker committed and tidied can show the new files without the record that explains them: then the head has changed. And
+/// one that was under way while a late file arrived and another worker merged it can show that attempt's output without the
+/// late file: then a LIST that begins now shows both.
 async fn fail_closed(env: &JobEnv, partition: &PartitionId, view: &View, fault: Fault) -> Result<(), JobError> {
-    if read_head(&env.storage, partition).await? == view.head {
-        Err(JobError::FailClosed { partition: partition.clone(), fault })
-    } else {
+    let again = observe_from(&env.storage, partition, view.head.generation()).await?;
+    let explained = match &fault {
+        Fault::InputOfOpenAttemptMissing { input, .. } => {
+            again.listing.data_file(input).is_some_and(|file| again.head.counts(file))
+        }
+        Fault::GenerationGap { .. } | Fault::NoLineage { .. } => false,
+    };
+    if explained || again.head != view.head {
         Ok(())
+    } else {
+        Err(JobError::FailClosed { partition: partition.clone(), fault })
     }
 }
 

@@ -16,6 +16,7 @@
 //! bounded by the limits of the request and does not grow with the number of rows (I11). The same inputs in the same order
 //! give the same bytes.
 
+mod alone;
 mod attempt;
 mod budget;
 mod column_type;
@@ -61,6 +62,8 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
+#[doc(hidden)]
+pub use self::alone::{Alone, merge_alone};
 pub use self::duckdb::{DuckDbEngine, run as merge_blocking};
 #[doc(hidden)]
 pub use self::page_headers::count_pages;

@@ -35,6 +35,8 @@ pub(super) struct PageHeader {
     /// Of a data page, missing ones counted. Other pages have none. A negative number, which cannot be, is taken for the largest:
     /// rows that nobody can count must not be lost.
     pub(super) values: u64,
+    /// Of a dictionary.
+    pub(super) entries: u64,
     /// The size of the page before compression.
     pub(super) claimed_bytes: u64,
     /// Where its data begins in the file, and how long that is.
@@ -43,6 +45,11 @@ pub(super) struct PageHeader {
 }
 
 impl PageHeader {
+    /// Whether it is a dictionary of more values than it has room for. Decoders ask for memory for as many as it says.
+    pub(super) fn has_too_many_entries(&self) -> bool {
+        self.entries > self.claimed_bytes.saturating_mul(8)
+    }
+
     /// Whether no data of this length can become what the page claims.
     pub(super) fn is_impossible(&self, codec: Compression) -> bool {
         // How far a codec can expand at most.
@@ -196,13 +203,14 @@ pub fn count_pages(bytes: &[u8]) -> usize {
 const UNCOMPRESSED_SIZE: i64 = 2;
 const COMPRESSED_SIZE: i64 = 3;
 const DATA_PAGE: i64 = 5;
+const DICTIONARY_PAGE: i64 = 7;
 const DATA_PAGE_V2: i64 = 8;
 const NUM_VALUES: i64 = 1;
 
 /// The header that begins here, with its length.
 fn parse(bytes: &[u8]) -> Result<(PageHeader, u64), String> {
     let mut walk = Walk { rest: bytes };
-    let (mut values, mut claimed, mut stored) = (0, -1, -1);
+    let (mut values, mut entries, mut claimed, mut stored) = (0, 0, -1, -1);
     walk.fields(&mut |walk, id, kind| match (id, kind) {
         (UNCOMPRESSED_SIZE, I32) => walk.number().map(|size| claimed = size),
         (COMPRESSED_SIZE, I32) => walk.number().map(|size| stored = size),
@@ -210,11 +218,20 @@ fn parse(bytes: &[u8]) -> Result<(PageHeader, u64), String> {
             (NUM_VALUES, I32) => walk.number().map(|count| values = count),
             _ => walk.value(kind, 2),
         }),
+        (DICTIONARY_PAGE, STRUCT) => walk.fields(&mut |walk, id, kind| match (id, kind) {
+            (NUM_VALUES, I32) => walk.number().map(|count| entries = count),
+            _ => walk.value(kind, 2),
+        }),
         _ => walk.value(kind, 1),
     })?;
     let size = |number: i64| u64::try_from(number).map_err(|_| "a page without its size".to_owned());
-    let values = u64::try_from(values).unwrap_or(u64::MAX);
-    let header = PageHeader { values, claimed_bytes: size(claimed)?, stored_bytes: size(stored)?, start: 0 };
+    let header = PageHeader {
+        values: u64::try_from(values).unwrap_or(u64::MAX),
+        entries: u64::try_from(entries).unwrap_or(u64::MAX),
+        claimed_bytes: size(claimed)?,
+        stored_bytes: size(stored)?,
+        start: 0,
+    };
     Ok((header, (bytes.len() - walk.rest.len()) as u64))
 }
 
@@ -283,7 +300,8 @@ mod tests {
 
     #[test]
     fn a_claim_is_impossible_when_no_such_data_can_become_so_much() {
-        let page = |claimed_bytes, stored_bytes| PageHeader { values: 1, claimed_bytes, start: 0, stored_bytes };
+        let page =
+            |claimed_bytes, stored_bytes| PageHeader { values: 1, entries: 0, claimed_bytes, start: 0, stored_bytes };
         let zstd = Compression::ZSTD(parquet::basic::ZstdLevel::default());
         for (codec, claimed, impossible) in [
             (Compression::SNAPPY, 2 << 30, true),

@@ -260,6 +260,12 @@ fn check_pages(file: &File, metadata: &ParquetMetaData) -> Result<(), String> {
             while values <= stated
                 && let Some(page) = pages.next()
             {
+                if page.has_too_many_entries() {
+                    let (column, entries, bytes) = (chunk.column_path().string(), page.entries, page.claimed_bytes);
+                    return Err(format!(
+                        "row group {number}: the dictionary of column {column:?} claims {entries} values in {bytes} bytes"
+                    ));
+                }
                 values = values.saturating_add(page.values);
             }
             if values > stated || values < stated && pages.were_all_seen() {

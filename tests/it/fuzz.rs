@@ -9,6 +9,7 @@ use std::path::Path;
 
 use fastrand::Rng;
 
+use crate::fuzz_mutation::mutate;
 use crate::fuzz_targets as targets;
 use crate::support::again;
 
@@ -51,7 +52,24 @@ fn mutated(seeds: &[Vec<u8>], rng: &mut Rng) -> Vec<u8> {
     bytes
 }
 
+fn mutated_file(seeds: &[Vec<u8>], rng: &mut Rng) -> Vec<u8> {
+    const MOST_BYTES: usize = 1 << 16;
+    let mut bytes = seeds[rng.usize(..seeds.len())].clone();
+    for _ in 0..rng.usize(1..5) {
+        let mut bytewise_rng = rng.fork();
+        mutate(&mut bytes, MOST_BYTES, rng, &mut |piece, most| {
+            *piece = mutated(std::slice::from_ref(piece), &mut bytewise_rng);
+            piece.truncate(most);
+        });
+    }
+    bytes
+}
+
 fn run(target: &str, rounds: u64, body: fn(&[u8])) {
+    run_mutated(target, rounds, mutated, body);
+}
+
+fn run_mutated(target: &str, rounds: u64, mutated: fn(&[Vec<u8>], &mut Rng) -> Vec<u8>, body: fn(&[u8])) {
     let rounds = again::asked_number("ARC_FUZZ_ROUNDS").unwrap_or(rounds);
     let seeds = seeds(target);
     for round in again::each(0..rounds, u64::to_string) {
@@ -70,6 +88,54 @@ fn run(target: &str, rounds: u64, body: fn(&[u8])) {
 #[test]
 fn no_footer_brings_the_survey_down() {
     run("survey", 5_000, targets::survey);
+}
+
+#[test]
+fn no_file_brings_the_decoder_of_columns_down_or_is_merged_to_other_rows() {
+    run_mutated("file", 2_000, mutated_file, targets::file);
+}
+
+/// So that mutations get beyond the footer.
+#[test]
+fn the_files_that_are_mutated_are_merged_as_they_are_whatever_their_codec_and_pages() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds/file");
+    for name in [
+        "delta_encodings",
+        "dictionary_given_up",
+        "gzip",
+        "gzip_version_2",
+        "lz4",
+        "lz4_raw_version_2",
+        "narrow_types_without_statistics",
+        "plain",
+        "row_groups_and_pages",
+        "snappy",
+        "zstd_version_2",
+    ] {
+        let alone = arc::merge::merge_alone(&folder.join(name), &dir.path().join(name), 1 << 20);
+        let alone = alone.unwrap_or_else(|| panic!("{name} is set aside"));
+        assert_eq!((alone.damage, alone.merged), (None, Ok(alone.rows)), "{name}");
+    }
+}
+
+#[test]
+fn mutated_files_get_beyond_the_footer_and_many_to_the_end() {
+    const ROUNDS: u64 = 400;
+    let seeds = seeds("file");
+    let dir = tempfile::tempdir().unwrap();
+    let (path, out) = (dir.path().join("in"), dir.path().join("out"));
+    let (mut decoded, mut damaged, mut merged) = (0, 0, 0);
+    for round in 0..ROUNDS {
+        fs::write(&path, mutated_file(&seeds, &mut Rng::with_seed(round))).unwrap();
+        let Some(alone) = arc::merge::merge_alone(&path, &out, 1 << 20) else { continue };
+        decoded += 1;
+        damaged += u64::from(alone.damage.is_some());
+        merged += u64::from(alone.merged.is_ok());
+        drop(fs::remove_file(&out));
+    }
+    println!("of {ROUNDS}: {decoded} decoded, {damaged} of them damaged, {merged} merged");
+    assert!(decoded > ROUNDS / 4 && damaged > ROUNDS / 20 && merged > ROUNDS / 20);
 }
 
 #[test]

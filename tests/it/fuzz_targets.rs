@@ -23,6 +23,23 @@ pub fn survey(bytes: &[u8]) {
     assert!(guarded.is_ok() || surveyed.is_err(), "the survey read what the guard refuses: {guarded:?}");
 }
 
+/// Memory for the values of a file.
+const MEMORY_BYTES: u64 = 16 << 20;
+
+/// A whole file: surveyed, decoded and merged column by column. What is written is sound, and has as many rows.
+pub fn file(bytes: &[u8]) {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let (path, out) = (dir.path().join("in.parquet"), dir.path().join("out.parquet"));
+    std::fs::write(&path, bytes).expect("room for a temporary file");
+    let Some(alone) = arc::merge::merge_alone(&path, &out, MEMORY_BYTES) else { return };
+    let Ok(merged) = alone.merged else { return };
+    assert_eq!(alone.damage, None, "a damaged file was merged");
+    assert_eq!(merged, alone.rows, "rows merged, and rows by the footer");
+    if merged > 0 {
+        assert_eq!(arc::merge::survey_one(&out), Ok(merged), "what was written");
+    }
+}
+
 /// The pages of a column chunk: each lies within the chunk, behind the one before it, whatever their headers say.
 pub fn pages(bytes: &[u8]) {
     assert!(arc::merge::count_pages(bytes) <= bytes.len());

@@ -23,6 +23,7 @@ mod fetched;
 mod fidelity;
 mod frozen;
 mod fuzz;
+mod fuzz_mutation;
 mod fuzz_targets;
 #[cfg(target_os = "linux")]
 mod kill;

@@ -255,3 +255,12 @@ fn files_of_whose_columns_no_more_can_be_kept_wait_for_the_next_merge() {
     }
     assert_eq!(files.survey_within(1 << 30).0.len(), 10);
 }
+
+/// Found by fuzzing: the decoder of the values, which are looked at where there are no statistics, asked for eight gigabytes.
+#[test]
+fn a_dictionary_that_claims_more_values_than_it_has_bits_is_refused_before_it_is_decoded() {
+    let seed = "fuzz/seeds/file/found_dictionary_that_claims_too_much";
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(seed);
+    let error = crate::merge::survey_one(&path).unwrap_err().to_string();
+    assert!(error.contains("the dictionary of column \"unsigned\" claims 2147483647 values in 48 bytes"), "{error}");
+}

@@ -1,12 +1,14 @@
 //! The rules that can be switched off, one at a time, and what must then go wrong.
 
-use super::protocol::Setup;
+use super::setup::Setup;
 
 /// A rule of the protocol. Without it the model does the obvious other thing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Rule {
     /// Instead: everything listed counts that is not retired.
     R1AllowList,
+    /// Instead: LIST, then the head.
+    J1HeadBeforeList,
     /// Instead: one worker leaves a number out.
     J1NextGeneration,
     /// Instead: what was merged is what was listed, whatever is there now.
@@ -53,10 +55,12 @@ pub const DELETIONS: &str = "deletions are named by a record (I3)";
 pub const READER: &str = "the reader sees every row once (I4)";
 pub const RESTS: &str = "whatever was left over, one undisturbed tidy clears it (I5)";
 pub const NOT_STUCK: &str = "nobody fails closed without a cause";
+pub const FOUND_OUT: &str = "the newest record listed is the head, so a wrong guess at it is found out";
 
 /// Rule, where it matters, and a property that is violated without it.
-pub const MUTATIONS: [(Rule, Setup, &str); 19] = [
+pub const MUTATIONS: [(Rule, Setup, &str); 20] = [
     (Rule::R1AllowList, Setup::SMALL, DOUBLED),
+    (Rule::J1HeadBeforeList, Setup::PAGED.with_attempts([1, 1]), DOUBLED),
     (Rule::J1NextGeneration, Setup::SMALL, LOST),
     (Rule::J4Recheck, Setup::REUSED_NAME, DOUBLED),
     (Rule::J5CreateIfAbsent, Setup::SMALL, ONE_WINNER),
@@ -72,7 +76,7 @@ pub const MUTATIONS: [(Rule, Setup, &str); 19] = [
     (Rule::V1RetiredCarriedOn, Setup::UNTIDIED, DOUBLED),
     (Rule::V1LiveCarriedOn, Setup::SMALL, LOST),
     (Rule::V2InputsCount, Setup::LOST_RECORD, DESTROYED),
-    (Rule::S1HeadBeforeList, Setup::READER, READER),
-    (Rule::S3ListAgain, Setup::READER, READER),
+    (Rule::S1HeadBeforeList, Setup::READER.with_attempts([1, 1]), READER),
+    (Rule::S3ListAgain, Setup::READER.with_attempts([1, 1]), READER),
     (Rule::S1GuessIsChecked, Setup::GUESSING_READER, READER),
 ];

@@ -11,7 +11,7 @@ use arc::compaction::plan::Decision;
 use arc::compaction::policy::Situation;
 use arc::compaction::quarantine::HeldBack;
 use arc::compaction::record::{Author, Head, LiveFile, Record, RecordKind, RetiredFile, Totals};
-use arc::compaction::recovery::{Lineage, NextStep, may_void, next_step};
+use arc::compaction::recovery::{Fault, Lineage, NextStep, may_void, next_step};
 use arc::compaction::settings::PolicySettings;
 use arc::compaction::{policy, snapshot, tidy};
 use arc::merge::{MergeOutcome, MergedFile};
@@ -35,7 +35,9 @@ pub const REUSED: Files = 0b1000;
 pub const REPLACED: Files = 0b0001;
 pub const RAW: Files = 0b1111;
 
-pub const ATTEMPTS: usize = 4;
+/// Attempts that a worker can make: of the first worker these come first.
+pub const OF_A_WORKER: usize = 3;
+pub const ATTEMPTS: usize = 2 * OF_A_WORKER;
 /// Who does not plan; and the author of all void records: nobody asks whose one is, so they need not be told apart.
 pub const JANITOR: u8 = 15;
 
@@ -47,7 +49,12 @@ pub fn output(attempt: u8) -> Files {
 /// The same set, with the workers' names exchanged.
 pub fn exchanged(files: Files) -> Files {
     let outputs = files >> RAW_FILES;
-    files & RAW | ((outputs << 2 | outputs >> 2) & 0b1111) << RAW_FILES
+    files & RAW | ((outputs << OF_A_WORKER | outputs >> OF_A_WORKER) & ((1 << ATTEMPTS) - 1)) << RAW_FILES
+}
+
+/// The attempt of the other worker.
+pub fn exchanged_attempt(attempt: u8) -> u8 {
+    (attempt + OF_A_WORKER as u8) % ATTEMPTS as u8
 }
 
 /// The members of a set.
@@ -77,7 +84,7 @@ pub struct Rec {
 
 impl Rec {
     pub fn exchanged(self) -> Self {
-        let author = if self.author == JANITOR { JANITOR } else { self.author ^ 2 };
+        let author = if self.author == JANITOR { JANITOR } else { exchanged_attempt(self.author) };
         Self { author, live: exchanged(self.live), retired: exchanged(self.retired), ..self }
     }
 }
@@ -115,20 +122,20 @@ pub struct World {
 impl World {
     /// The same world, with the workers' names exchanged.
     pub fn exchanged(&self) -> Self {
-        let [a, b, c, d] = self.outputs.map(|made| Output { inputs: exchanged(made.inputs), ..made });
+        let mut outputs = self.outputs.map(|made| Output { inputs: exchanged(made.inputs), ..made });
+        outputs.rotate_left(OF_A_WORKER);
         let mut creates: Vec<Rec> = self.creates.iter().map(|c| c.exchanged()).collect();
         creates.sort_unstable();
-        Self {
-            files: exchanged(self.files),
-            outputs: [c, d, a, b],
-            head: self.head.map(Rec::exchanged),
-            creates,
-            ..self.clone()
-        }
+        Self { files: exchanged(self.files), outputs, head: self.head.map(Rec::exchanged), creates, ..self.clone() }
     }
 
     pub fn head_generation(&self) -> u8 {
         self.head.map_or(0, |h| h.generation)
+    }
+
+    /// The generation that a LIST of the records shows as the newest.
+    pub fn newest_stored(&self) -> u8 {
+        self.stored.checked_ilog2().unwrap_or_default() as u8
     }
 
     /// The rows of these files, each as often as it occurs.
@@ -154,8 +161,12 @@ pub struct Look {
 pub enum Answer {
     /// Another record is the head: look again.
     LookAgain,
-    /// Something is missing. An error, unless the head has changed.
+    /// A file that counts is missing. An error, unless the head has changed.
     Doubt,
+    /// What is left over cannot be explained, because of this file, if any. An error, unless another look can explain it.
+    Fault {
+        missing: Files,
+    },
     Tidy {
         files: Files,
         records: u8,
@@ -225,7 +236,7 @@ impl Look {
         }
         match next_step(&view, !untidied && (files != 0 || records != 0)) {
             NextStep::Tidy => Answer::Tidy { files, records },
-            NextStep::FailClosed(_) => Answer::Doubt,
+            NextStep::FailClosed(_) => Answer::Fault { missing: 0 },
             NextStep::CloseOpenAttempt { files } => self.close(&view, &files, without),
             NextStep::Settled => self.plan(&view, attempt, without),
         }
@@ -247,8 +258,13 @@ impl Look {
                 inputs: Ok(each(self.output(f).inputs).map(|i| self.file(i).name).collect()),
             })
             .collect();
-        if without != Some(Rule::V2InputsCount) && may_void(view, &lineages).is_err() {
-            return Answer::Doubt;
+        if without != Some(Rule::V2InputsCount)
+            && let Err(fault) = may_void(view, &lineages)
+        {
+            let Fault::InputOfOpenAttemptMissing { input, .. } = fault else { return Answer::Fault { missing: 0 } };
+            let inputs = each(open).fold(0, |a, f| a | self.output(f).inputs);
+            let missing = each(inputs).filter(|&i| self.file(i).name == input).fold(0, |a, i| a | i);
+            return Answer::Fault { missing };
         }
         if without == Some(Rule::V1VoidFirst) {
             return Answer::Tidy { files: open, records: 0 };
@@ -279,8 +295,8 @@ impl Look {
         let mut commit = with_output.read_back(&record, attempt);
         match without {
             Some(Rule::J5RetiredKept) => commit.retired = inputs,
-            // Every second attempt leaves one number out.
-            Some(Rule::J1NextGeneration) => commit.generation += attempt / 2,
+            // One of the workers leaves one number out.
+            Some(Rule::J1NextGeneration) => commit.generation += attempt / OF_A_WORKER as u8,
             _ => {}
         }
         Answer::Settled { inputs, commit: Some(commit) }
@@ -423,7 +439,7 @@ fn settings() -> PolicySettings {
 fn author(attempt: u8) -> Author {
     Author {
         job_id: format!("attempt {attempt}"),
-        worker_id: format!("worker {}", attempt / 2),
+        worker_id: format!("worker {}", attempt / OF_A_WORKER as u8),
         lease_token: 1,
         created_at: now(),
     }
