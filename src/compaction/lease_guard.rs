@@ -266,6 +266,17 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_holder_whose_lease_another_one_has_stops_at_its_next_renewal() {
+        let taken =
+            |lease: &Lease| Some(Err(LockError::Lost { partition: lease.partition.clone(), token: lease.token }));
+        let began = tokio::time::Instant::now();
+        let guard = hold(Arc::new(TokioClock(began, DateTime::UNIX_EPOCH)), taken);
+        guard.lost.cancelled().await;
+        assert!(began.elapsed() < TTL / 2, "{:?}", began.elapsed());
+        assert!(guard.is_lost());
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_renewed_lease_is_held_as_long_as_it_is_renewed() {
         let extended =
             |lease: &Lease| Some(Ok(Lease { expires_at: lease.expires_at + TimeDelta::seconds(20), ..lease.clone() }));
