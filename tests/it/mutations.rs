@@ -6,9 +6,9 @@
 //! just mutants inputs_from_plan   those whose name contains a text
 //! ```
 //!
-//! That copies the sources below the target folder, breaks all places in the copy at once, each by a condition on a variable
-//! of the environment, builds the tests of the copy once, and runs the named ones with one mutation after the other switched
-//! on. The variable is read in the copy only. Nothing in `src` knows of this.
+//! That copies the sources below the target folder, breaks all places in the copy at once, each under a condition, builds the
+//! tests of the copy once, and runs the named ones with one mutation after the other switched on. What switches them on
+//! is in the copy only: nothing in `src` knows of this.
 //!
 //! Every test run checks the table itself: each old text stands exactly once in its file, and each named test exists. So the
 //! table cannot rot. A change of a line that stands here needs its mutation thought over anew.
@@ -118,9 +118,13 @@ fn every_mutation_has_its_place_and_its_tests() {
             let text = fs::read_to_string(&file).unwrap();
             let at = text.find(&format!("fn {function}("));
             let at = at.unwrap_or_else(|| panic!("{name}: there is no test {test} in {}", file.display()));
-            let before = text[..at].lines().rev().skip(1).take_while(|line| line.starts_with(['#', ' ', '/']));
-            let is_test = before.into_iter().any(|line| line.trim_start().starts_with("#[t"));
-            assert!(is_test, "{name}: {test} is no test");
+            let before =
+                text[..at].rsplit_once('\n').map_or("", |(before, _)| before).lines().rev().map(str::trim_start);
+            let mut attributes = before.take_while(|line| line.starts_with(['#', '/']));
+            assert!(
+                attributes.any(|line| line.starts_with("#[test]") || line.starts_with("#[tokio::test")),
+                "{name}: {test} is no test"
+            );
         }
     }
 }

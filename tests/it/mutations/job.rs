@@ -148,7 +148,7 @@ pub const MUTATIONS: &[Mutation] = &[
             "if self.guard.is_lost() { Err(JobError::LeaseLost { step: step.as_str() }) } else { Ok(self.author()) }",
             "if self.guard.is_lost() && !MUTANT { Err(JobError::LeaseLost { step: step.as_str() }) } else { Ok(self.author()) }",
         )],
-        fate: CaughtBy(&["it frozen::a_worker_that_thaws_after_its_lease_has_ended_changes_nothing_more"]),
+        fate: CaughtBy(&["it frozen::a_worker_that_thaws_while_it_clears_up_changes_nothing_more"]),
     },
     Mutation {
         name: "tidies_without_its_lease",
@@ -169,6 +169,6 @@ pub const MUTATIONS: &[Mutation] = &[
             ("    acting()?;\n    let mut lineages", "    let earlier = acting()?;\n    let mut lineages"),
             ("    let author = acting()?;\n", "    let author = if MUTANT { earlier } else { acting()? };\n"),
         ],
-        fate: CaughtBy(&["it frozen::a_worker_that_thaws_after_its_lease_has_ended_changes_nothing_more"]),
+        fate: CaughtBy(&["it frozen::a_worker_that_thaws_while_it_clears_up_changes_nothing_more"]),
     },
 ];

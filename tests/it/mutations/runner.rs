@@ -16,22 +16,31 @@ const LIMIT: Duration = Duration::from_mins(5);
 /// Of the simulation, enough for everything that it is named for.
 const SEEDS: &str = "400";
 
+/// Below the target folder: the name of the mutation that is switched on. Not a variable of the environment, because the tests
+/// start the program with an empty one.
+const SWITCHED_ON: &str = "mutants/switched_on";
+
 /// What the copy's `lib.rs` ends with.
-const SWITCH: &str = r#"
+fn switch(target: &Path) -> String {
+    let file = target.join(SWITCHED_ON);
+    format!(
+        "
 /// Whether this mutation is switched on.
-#[allow(clippy::disallowed_methods, missing_docs)]
-pub fn mutant(name: &str) -> bool {
+#[allow(missing_docs)]
+pub fn mutant(name: &str) -> bool {{
     static ON: std::sync::OnceLock<Option<String>> = std::sync::OnceLock::new();
-    ON.get_or_init(|| std::env::var("ARC_MUTANT").ok()).as_deref() == Some(name)
+    ON.get_or_init(|| std::fs::read_to_string({file:?}).ok()).as_deref() == Some(name)
+}}
+"
+    )
 }
-"#;
 
 /// Runs the mutations whose names contain a text; all of them, when it is empty.
 pub fn run(text: &str) {
     let chosen: Vec<&Mutation> = all().filter(|mutation| mutation.name.contains(text)).collect();
     assert!(!chosen.is_empty(), "no mutation has a name with {text:?}");
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("it is in the target folder");
-    let copy = target.join("mutants/source");
+    let (copy, switched_on) = (target.join("mutants/source"), target.join(SWITCHED_ON));
     copy_sources(Path::new(env!("CARGO_MANIFEST_DIR")), target, &copy);
     let started = Instant::now();
     let binaries = build(target, &copy);
@@ -39,14 +48,16 @@ pub fn run(text: &str) {
 
     let tests: BTreeSet<&str> = chosen.iter().flat_map(|mutation| mutation.tests()).copied().collect();
     let started = Instant::now();
-    let failed = failing(&binaries, &copy, &tests.into_iter().collect::<Vec<_>>(), None);
+    let _ = fs::remove_file(&switched_on);
+    let failed = failing(&binaries, &copy, &tests.into_iter().collect::<Vec<_>>());
     assert!(failed.is_empty(), "these fail without any mutation: {failed:#?}");
     println!("all tests pass without a mutation, in {:.0} s", started.elapsed().as_secs_f64());
 
     let mut wrong = Vec::new();
     for mutation in &chosen {
         let started = Instant::now();
-        let failed = failing(&binaries, &copy, mutation.tests(), Some(mutation.name));
+        fs::write(&switched_on, mutation.name).unwrap();
+        let failed = failing(&binaries, &copy, mutation.tests());
         let (caught, expected) = match mutation.fate {
             Fate::CaughtBy(tests) => (failed.len() == tests.len(), true),
             Fate::Harmless { .. } => (!failed.is_empty(), false),
@@ -57,6 +68,7 @@ pub fn run(text: &str) {
             wrong.push(format!("{} {word}: {}", mutation.name, mutation.breaks));
         }
     }
+    let _ = fs::remove_file(&switched_on);
     println!("{} mutations, {} not as the table says", chosen.len(), wrong.len());
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
@@ -66,7 +78,7 @@ fn copy_sources(root: &Path, target: &Path, copy: &Path) {
     let mut files = mutated(root);
     let lib = root.join("src/lib.rs");
     let text = files.remove(&lib).unwrap_or_else(|| fs::read_to_string(&lib).unwrap());
-    files.insert(lib, text + SWITCH);
+    files.insert(lib, text + &switch(target));
     // Cargo tells packages apart by name and version, and shares what is below the target folder between all of one.
     let manifest = root.join("Cargo.toml");
     let text = fs::read_to_string(&manifest).unwrap();
@@ -131,6 +143,14 @@ fn build(target: &Path, copy: &Path) -> BTreeMap<&'static str, PathBuf> {
     }
     // Dependencies are those that were built for the tests themselves; the program `arc` must not take its place.
     cargo.env("CARGO_BUILD_BUILD_DIR", target).env("CARGO_TARGET_DIR", target.join("mutants"));
+    // What Cargo says of this package is not so of others, whose build scripts would run again for it.
+    #[allow(clippy::disallowed_methods, reason = "a look at what Cargo set")]
+    let of_this_package = std::env::vars_os().map(|(name, _)| name);
+    for name in of_this_package
+        .filter(|name| ["CARGO_PKG_", "CARGO_MANIFEST_"].iter().any(|p| name.to_string_lossy().starts_with(p)))
+    {
+        cargo.env_remove(name);
+    }
     let built = cargo.current_dir(copy).stderr(Stdio::inherit()).output().unwrap();
     assert!(built.status.success(), "the copy with the mutations cannot be built");
     let mut binaries = BTreeMap::new();
@@ -146,12 +166,7 @@ fn build(target: &Path, copy: &Path) -> BTreeMap<&'static str, PathBuf> {
 }
 
 /// Those of the tests that do not pass.
-fn failing(
-    binaries: &BTreeMap<&'static str, PathBuf>,
-    copy: &Path,
-    tests: &[&'static str],
-    mutation: Option<&str>,
-) -> Vec<&'static str> {
+fn failing(binaries: &BTreeMap<&'static str, PathBuf>, copy: &Path, tests: &[&'static str]) -> Vec<&'static str> {
     let mut failed = Vec::new();
     for (binary, program) in binaries {
         let of_it: Vec<(&str, &str)> =
@@ -162,9 +177,6 @@ fn failing(
         let mut command = Command::new(program);
         command.arg("--exact").args(of_it.iter().map(|(_, name)| name)).current_dir(copy).env_remove("ARC_MUTANTS");
         command.env("ARC_SIM_SEEDS", SEEDS).env("CARGO_MANIFEST_DIR", copy);
-        if let Some(mutation) = mutation {
-            command.env("ARC_MUTANT", mutation);
-        }
         let said = output(command);
         let passed = |name: &str| said.lines().any(|line| line == format!("test {name} ... ok"));
         failed.extend(of_it.iter().filter(|(_, name)| !passed(name)).map(|(test, _)| *test));
