@@ -259,7 +259,7 @@ mod tests {
         for renewal in [failing as fn(&Lease) -> _, |_| None] {
             let began = tokio::time::Instant::now();
             let guard = hold(Arc::new(TokioClock(began, DateTime::UNIX_EPOCH)), renewal);
-            guard.lost.cancelled().await;
+            tokio::time::timeout(2 * TTL, guard.lost.cancelled()).await.expect("it is told");
             let took = began.elapsed();
             assert!(took >= TTL && took < TTL + Duration::from_secs(1), "{took:?}");
         }
@@ -271,7 +271,7 @@ mod tests {
             |lease: &Lease| Some(Err(LockError::Lost { partition: lease.partition.clone(), token: lease.token }));
         let began = tokio::time::Instant::now();
         let guard = hold(Arc::new(TokioClock(began, DateTime::UNIX_EPOCH)), taken);
-        guard.lost.cancelled().await;
+        tokio::time::timeout(2 * TTL, guard.lost.cancelled()).await.expect("it is told");
         assert!(began.elapsed() < TTL / 2, "{:?}", began.elapsed());
         assert!(guard.is_lost());
     }

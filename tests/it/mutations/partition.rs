@@ -13,9 +13,8 @@ pub const MUTATIONS: &[Mutation] = &[
             "Ok(fetched) if fetched.etag == newest.etag || MUTANT => {",
         )],
         fate: Harmless {
-            because: "the LIST of the partition afterwards must show the record with the ETag that was read, too, and a reader \
-                      compares heads by it; records are never overwritten except by somebody who restores a bucket",
-            guarded_by: &["it model::a_folder_restored_without_its_newest_record_keeps_every_row"],
+            because: "whoever plans, deletes or reads compares the ETag that was read with a LIST made afterwards",
+            guarded_by: &["it paged::a_record_that_is_replaced_before_the_listing_is_read_again"],
         },
     },
     Mutation {
@@ -42,7 +41,7 @@ pub const MUTATIONS: &[Mutation] = &[
             "Sight::Consistent if is_same_record(&head, &listing) =>",
             "Sight::Consistent if is_same_record(&head, &listing) || MUTANT =>",
         )],
-        fate: CaughtBy(&["it model::a_folder_restored_without_its_newest_record_keeps_every_row"]),
+        fate: CaughtBy(&["it paged::a_record_that_is_replaced_before_the_listing_is_read_again"]),
     },
     Mutation {
         name: "missing_live_files_are_overlooked",
@@ -52,7 +51,7 @@ pub const MUTATIONS: &[Mutation] = &[
             "    match first_missing(&head, &listing) {",
             "    match first_missing(&head, &listing).filter(|_| !MUTANT) {",
         )],
-        fate: CaughtBy(&["it verify::each_defect_is_the_one_finding_and_its_remedy_brings_every_row_back_once"]),
+        fate: CaughtBy(&["it paged::a_partition_without_a_file_that_counts_is_shown_to_nobody"]),
     },
     Mutation {
         name: "an_error_is_no_record",
@@ -63,7 +62,7 @@ pub const MUTATIONS: &[Mutation] = &[
             "        let records = match storage.list_records(partition).await {\n            Err(_) if MUTANT => Vec::new(),\n            \
              records => records?,\n        };",
         )],
-        fate: CaughtBy(&["it sim::no_seed_loses_or_doubles_a_row"]),
+        fate: CaughtBy(&["it paged::a_reader_who_cannot_look_at_the_head_again_has_seen_nothing"]),
     },
     Mutation {
         name: "readers_do_not_look_at_the_head_again",
@@ -173,7 +172,7 @@ pub const MUTATIONS: &[Mutation] = &[
         edits: &[("    } else if open.is_empty() {", "    } else if open.is_empty() || MUTANT {")],
         fate: CaughtBy(&[
             "lib compaction::recovery::tests::tidying_comes_before_closing_an_open_attempt",
-            "it sim::no_seed_loses_or_doubles_a_row",
+            "it faults::a_compacted_file_that_nobody_can_place_is_kept_and_reported",
         ]),
     },
     Mutation {

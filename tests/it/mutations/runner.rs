@@ -11,10 +11,12 @@ use std::time::{Duration, Instant};
 
 use super::{Fate, Mutation, all, mutated};
 
-/// A test that takes longer does not end: that is noticed, too.
-const LIMIT: Duration = Duration::from_mins(5);
+/// Tests that take longer do not end: that is noticed, too.
+const LIMIT: Duration = Duration::from_mins(3);
+/// Of all tests together, without a mutation.
+const LIMIT_OF_ALL: Duration = Duration::from_mins(30);
 /// Of the simulation, enough for everything that it is named for.
-const SEEDS: &str = "400";
+const SEEDS: &str = "250";
 
 /// Below the target folder: the name of the mutation that is switched on. Not a variable of the environment, because the tests
 /// start the program with an empty one.
@@ -43,13 +45,13 @@ pub fn run(text: &str) {
     let (copy, switched_on) = (target.join("mutants/source"), target.join(SWITCHED_ON));
     copy_sources(Path::new(env!("CARGO_MANIFEST_DIR")), target, &copy);
     let started = Instant::now();
-    let binaries = build(target, &copy);
+    let built = build(target, &copy);
     println!("built in {:.0} s", started.elapsed().as_secs_f64());
 
     let tests: BTreeSet<&str> = chosen.iter().flat_map(|mutation| mutation.tests()).copied().collect();
     let started = Instant::now();
     let _ = fs::remove_file(&switched_on);
-    let failed = failing(&binaries, &copy, &tests.into_iter().collect::<Vec<_>>());
+    let failed = built.failing(&tests.into_iter().collect::<Vec<_>>(), LIMIT_OF_ALL);
     assert!(failed.is_empty(), "these fail without any mutation: {failed:#?}");
     println!("all tests pass without a mutation, in {:.0} s", started.elapsed().as_secs_f64());
 
@@ -57,7 +59,7 @@ pub fn run(text: &str) {
     for mutation in &chosen {
         let started = Instant::now();
         fs::write(&switched_on, mutation.name).unwrap();
-        let failed = failing(&binaries, &copy, mutation.tests());
+        let failed = built.failing(mutation.tests(), LIMIT);
         let (caught, expected) = match mutation.fate {
             Fate::CaughtBy(tests) => (failed.len() == tests.len(), true),
             Fate::Harmless { .. } => (!failed.is_empty(), false),
@@ -134,8 +136,16 @@ fn remove_others(folder: &Path, seen: &BTreeSet<PathBuf>) {
     }
 }
 
-/// Builds the copy's tests with the features of this binary, and gives their programs: `it` and `lib`.
-fn build(target: &Path, copy: &Path) -> BTreeMap<&'static str, PathBuf> {
+/// The copy's programs.
+struct Built {
+    /// The tests: `it` and `lib`.
+    tests: BTreeMap<&'static str, PathBuf>,
+    arc: PathBuf,
+    copy: PathBuf,
+}
+
+/// Builds the copy with the features of this binary.
+fn build(target: &Path, copy: &Path) -> Built {
     let mut cargo = Command::new(env!("CARGO"));
     cargo.args(["test", "--release", "--offline", "--no-run", "--lib", "--test", "it", "--message-format", "json"]);
     if !cfg!(feature = "bundled") {
@@ -153,39 +163,45 @@ fn build(target: &Path, copy: &Path) -> BTreeMap<&'static str, PathBuf> {
     }
     let built = cargo.current_dir(copy).stderr(Stdio::inherit()).output().unwrap();
     assert!(built.status.success(), "the copy with the mutations cannot be built");
-    let mut binaries = BTreeMap::new();
+    let (mut tests, mut arc) = (BTreeMap::new(), None);
     for line in String::from_utf8(built.stdout).unwrap().lines() {
         let message: serde_json::Value = serde_json::from_str(line).unwrap();
-        if let Some(program) = message["executable"].as_str().filter(|_| message["profile"]["test"] == true) {
-            let is_lib = message["target"]["kind"][0] == "lib";
-            binaries.insert(if is_lib { "lib" } else { "it" }, program.into());
+        if let Some(program) = message["executable"].as_str().map(PathBuf::from) {
+            match (message["profile"]["test"] == true, message["target"]["kind"][0].as_str()) {
+                (true, Some("lib")) => drop(tests.insert("lib", program)),
+                (true, _) => drop(tests.insert("it", program)),
+                (false, _) => arc = Some(program),
+            }
         }
     }
-    assert_eq!(binaries.len(), 2, "{binaries:?}");
-    binaries
+    assert_eq!(tests.len(), 2, "{tests:?}");
+    Built { tests, arc: arc.expect("the program is built for its tests"), copy: copy.to_owned() }
 }
 
-/// Those of the tests that do not pass.
-fn failing(binaries: &BTreeMap<&'static str, PathBuf>, copy: &Path, tests: &[&'static str]) -> Vec<&'static str> {
-    let mut failed = Vec::new();
-    for (binary, program) in binaries {
-        let of_it: Vec<(&str, &str)> =
-            tests.iter().filter_map(|test| Some((*test, test.strip_prefix(binary)?.trim_start()))).collect();
-        if of_it.is_empty() {
-            continue;
+impl Built {
+    /// Those of the tests that do not pass.
+    fn failing(&self, tests: &[&'static str], limit: Duration) -> Vec<&'static str> {
+        let mut failed = Vec::new();
+        for (binary, program) in &self.tests {
+            let of_it = tests.iter().filter_map(|test| Some((*test, test.strip_prefix(binary)?.trim_start())));
+            let of_it: Vec<(&str, &str)> = of_it.collect();
+            if of_it.is_empty() {
+                continue;
+            }
+            let mut command = Command::new(program);
+            command.arg("--exact").args(of_it.iter().map(|(_, name)| name)).current_dir(&self.copy);
+            command.env_remove("ARC_MUTANTS").env("ARC_SIM_SEEDS", SEEDS);
+            command.env("CARGO_MANIFEST_DIR", &self.copy).env("CARGO_BIN_EXE_arc", &self.arc);
+            let said = output(command, limit);
+            let passed = |name: &str| said.lines().any(|line| line == format!("test {name} ... ok"));
+            failed.extend(of_it.iter().filter(|(_, name)| !passed(name)).map(|(test, _)| *test));
         }
-        let mut command = Command::new(program);
-        command.arg("--exact").args(of_it.iter().map(|(_, name)| name)).current_dir(copy).env_remove("ARC_MUTANTS");
-        command.env("ARC_SIM_SEEDS", SEEDS).env("CARGO_MANIFEST_DIR", copy);
-        let said = output(command);
-        let passed = |name: &str| said.lines().any(|line| line == format!("test {name} ... ok"));
-        failed.extend(of_it.iter().filter(|(_, name)| !passed(name)).map(|(test, _)| *test));
+        failed
     }
-    failed
 }
 
 /// What a command says until it ends or its time is over.
-fn output(mut command: Command) -> String {
+fn output(mut command: Command, limit: Duration) -> String {
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
     let mut stdout = child.stdout.take().expect("it is piped");
     let (send, receive) = mpsc::channel();
@@ -194,7 +210,7 @@ fn output(mut command: Command) -> String {
         let _ = stdout.read_to_end(&mut bytes);
         let _ = send.send(bytes);
     });
-    let said = receive.recv_timeout(LIMIT);
+    let said = receive.recv_timeout(limit);
     let _ = child.kill();
     child.wait().unwrap();
     String::from_utf8_lossy(&said.unwrap_or_default()).into_owned()
