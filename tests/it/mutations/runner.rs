@@ -25,13 +25,14 @@ const SWITCHED_ON: &str = "mutants/switched_on";
 /// What the copy's `lib.rs` ends with.
 fn switch(target: &Path) -> String {
     let file = target.join(SWITCHED_ON);
+    let file = file.display();
     format!(
         "
 /// Whether this mutation is switched on.
 #[allow(missing_docs)]
 pub fn mutant(name: &str) -> bool {{
     static ON: std::sync::OnceLock<Option<String>> = std::sync::OnceLock::new();
-    ON.get_or_init(|| std::fs::read_to_string({file:?}).ok()).as_deref() == Some(name)
+    ON.get_or_init(|| std::fs::read_to_string(r#\"{file}\"#).ok()).as_deref() == Some(name)
 }}
 "
     )
@@ -64,7 +65,12 @@ pub fn run(text: &str) {
             Fate::CaughtBy(tests) => (failed.len() == tests.len(), true),
             Fate::Harmless { .. } => (!failed.is_empty(), false),
         };
-        let word = if caught { "caught  " } else { "survived" };
+        let word = match (caught, expected) {
+            (true, true) => "caught  ",
+            (false, false) => "harmless",
+            (false, true) => "SURVIVED",
+            (true, false) => "NOTICED ",
+        };
         println!("{word} {:>6.1} s  {}  {}", started.elapsed().as_secs_f64(), mutation.name, failed.join(", "));
         if caught != expected {
             wrong.push(format!("{} {word}: {}", mutation.name, mutation.breaks));
@@ -191,6 +197,8 @@ impl Built {
             let mut command = Command::new(program);
             command.arg("--exact").args(of_it.iter().map(|(_, name)| name)).current_dir(&self.copy);
             command.env_remove("ARC_MUTANTS").env("ARC_SIM_SEEDS", SEEDS);
+            // A test that is skipped for want of a tool catches nothing.
+            command.env("ARC_REQUIRE_STRACE", "1").env("ARC_REQUIRE_OBJECT_STORES", "1");
             command.env("CARGO_MANIFEST_DIR", &self.copy).env("CARGO_BIN_EXE_arc", &self.arc);
             let said = output(command, limit);
             let passed = |name: &str| said.lines().any(|line| line == format!("test {name} ... ok"));

@@ -1,6 +1,6 @@
 //! Publishing, creating and deleting.
 
-use super::Fate::CaughtBy;
+use super::Fate::{CaughtBy, Harmless};
 use super::Mutation;
 
 pub const MUTATIONS: &[Mutation] = &[
@@ -103,7 +103,10 @@ pub const MUTATIONS: &[Mutation] = &[
             "Place::Data => self.sync_folder(root, partition).await.err(),",
             "Place::Data => if MUTANT { None } else { self.sync_folder(root, partition).await.err() },",
         )],
-        fate: CaughtBy(&["it power::a_power_cut_at_any_system_call_of_a_late_compaction_loses_and_doubles_nothing"]),
+        fate: Harmless {
+            because: "the next record is made after another sync of the folder",
+            guarded_by: &["it power::a_power_cut_at_any_system_call_of_a_void_loses_and_doubles_nothing"],
+        },
     },
     Mutation {
         name: "records_made_before_deletions_last",
@@ -113,7 +116,20 @@ pub const MUTATIONS: &[Mutation] = &[
             "        self.sync_folder(root, partition).await.map_err(WriteError::NotWritten)?;",
             "        if !MUTANT {\n            self.sync_folder(root, partition).await.map_err(WriteError::NotWritten)?;\n        }",
         )],
-        fate: CaughtBy(&["it power::a_power_cut_at_any_system_call_of_a_late_compaction_loses_and_doubles_nothing"]),
+        fate: Harmless {
+            because: "the folder was synced right after the deletions; only whoever dies in between needs this",
+            guarded_by: &["it power::a_power_cut_at_any_system_call_of_a_void_loses_and_doubles_nothing"],
+        },
+    },
+    Mutation {
+        name: "folders_not_synced",
+        breaks: "T7: neither the one nor the other",
+        file: "src/storage/record.rs",
+        edits: &[(
+            "        self.sync_path(root, partition.to_string()).await\n",
+            "        if MUTANT {\n            return Ok(());\n        }\n        self.sync_path(root, partition.to_string()).await\n",
+        )],
+        fate: CaughtBy(&["it power::a_power_cut_at_any_system_call_of_a_void_loses_and_doubles_nothing"]),
     },
     Mutation {
         name: "deletes_by_name_in_a_bucket",
