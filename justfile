@@ -24,11 +24,15 @@ nextest *ARGS:
 sim SEED:
     ARC_ONLY={{SEED}} cargo test --release --test it sim::one_seed -- --nocapture
 
+# Breaks the safety-relevant lines one by one, in a copy: do the tests notice? All, or those whose name contains a text
+mutants NAME="" *CARGO:
+    ARC_MUTANTS={{NAME}} cargo test --release {{CARGO}} --test it mutations::every_mutation_is_caught -- --nocapture
+
 # Realistic telemetry, compacted before your eyes
 demo *ARGS:
     cargo run --release -- demo {{ARGS}}
 
-# Fuzz one of survey, pages, record, path, configuration; needs cargo-fuzz and a nightly compiler. Ends with Ctrl-C
+# Fuzz one of file, survey, pages, record, path, configuration; needs cargo-fuzz and a nightly compiler. Ends with Ctrl-C
 fuzz TARGET *ARGS:
     mkdir -p fuzz/corpus/{{TARGET}}
     cargo +nightly fuzz run --fuzz-dir fuzz {{TARGET}} {{ARGS}} fuzz/corpus/{{TARGET}} fuzz/seeds/{{TARGET}}

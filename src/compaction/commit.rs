@@ -94,3 +94,28 @@ fn won_by(job_id: String, record: &Record) -> Result<(), JobError> {
         Err(JobError::Overtaken { record: RecordEntry::file_name(record.generation), by: job_id })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use object_store::memory::InMemory;
+
+    use super::*;
+    use crate::compaction::testing::{author, head, listing, partition, raw};
+
+    #[tokio::test]
+    async fn a_record_that_nobody_could_read_is_not_written() {
+        let storage = Storage::over(Arc::new(InMemory::new()), "memory://test");
+        let mut retired = raw(1);
+        let bytes = usize::try_from(MAX_RECORD_BYTES).unwrap();
+        retired[0].etag = "x".repeat(bytes);
+        let record = head(1, &[], &retired).void(author(), &listing(retired, [1]));
+        assert!(record.to_bytes().len() > bytes);
+
+        let answer = create(&storage, &partition(), &record, || true).await;
+
+        assert!(matches!(answer, Err(JobError::Doubt { .. })), "{answer:?}");
+        assert!(storage.list_records(&partition()).await.unwrap().is_empty());
+    }
+}

@@ -264,10 +264,21 @@ mod tests {
         for renewal in [failing as fn(&Lease) -> _, |_| None] {
             let began = tokio::time::Instant::now();
             let guard = hold(Arc::new(TokioClock(began, DateTime::UNIX_EPOCH)), renewal);
-            guard.lost.cancelled().await;
+            tokio::time::timeout(2 * TTL, guard.lost.cancelled()).await.expect("it is told");
             let took = began.elapsed();
             assert!(took >= TTL && took < TTL + Duration::from_secs(1), "{took:?}");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_holder_whose_lease_another_one_has_stops_at_its_next_renewal() {
+        let taken =
+            |lease: &Lease| Some(Err(LockError::Lost { partition: lease.partition.clone(), token: lease.token }));
+        let began = tokio::time::Instant::now();
+        let guard = hold(Arc::new(TokioClock(began, DateTime::UNIX_EPOCH)), taken);
+        tokio::time::timeout(2 * TTL, guard.lost.cancelled()).await.expect("it is told");
+        assert!(began.elapsed() < TTL / 2, "{:?}", began.elapsed());
+        assert!(guard.is_lost());
     }
 
     #[tokio::test(start_paused = true)]

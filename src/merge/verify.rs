@@ -135,6 +135,7 @@ impl<'a> Bound<'a> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::stats::ColumnStats;
     use super::*;
 
     fn print(rows: u64, hashes: &[u64]) -> Fingerprint {
@@ -154,6 +155,25 @@ mod tests {
     fn a_lost_row_is_reported_with_both_numbers() {
         let detail = content(&print(3, &[1, 2, 3]), &print(2, &[1, 2])).expect_err("a row is missing");
         assert_eq!(detail, "3 rows in the inputs, 2 in the outputs");
+    }
+
+    /// I8. An instant that two outputs share is an overlap, too.
+    #[test]
+    fn an_output_that_begins_before_the_one_before_it_ends_is_seen() {
+        let output = |range: Option<(i64, i64)>| Stitched {
+            rows: 1,
+            size_bytes: 1,
+            checksum: String::new(),
+            columns: Vec::new(),
+            time: ColumnStats { min: range.map(|r| r.0), max: range.map(|r| r.1), nulls: None },
+        };
+        let verdict = |ranges: &[Option<(i64, i64)>]| {
+            let outputs: Vec<Stitched> = ranges.iter().map(|range| output(*range)).collect();
+            ascending(&outputs.iter().collect::<Vec<_>>())
+        };
+        assert!(verdict(&[Some((1, 5)), Some((6, 7)), None]).is_ok());
+        assert!(verdict(&[Some((1, 5)), Some((5, 7))]).is_err());
+        assert!(verdict(&[Some((6, 7)), None, Some((1, 5))]).is_err());
     }
 
     #[test]

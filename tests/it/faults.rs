@@ -175,6 +175,24 @@ fn an_input_that_is_replaced_while_the_outputs_are_published_stops_the_job() {
     arc.assert_nothing_left_over(PARTITION);
 }
 
+/// J4: neither its name nor its size says that a file is the one that was merged.
+#[test]
+fn an_input_replaced_by_one_of_the_same_size_stops_the_job() {
+    let arc = Arc::new();
+    arc.write_telemetry(PARTITION, 4, 500);
+    let file = arc.folder(PARTITION).join("cpu_0000.parquet");
+    let by = arc.dir().join("new.parquet");
+    let other = vec![b'x'; usize::try_from(fs::metadata(&file).unwrap().len()).unwrap()];
+    fs::write(&by, &other).unwrap();
+
+    let report = cycle(&arc, Replaces { data: arc.data(), file: file.clone(), by });
+
+    assert_eq!((report.jobs_completed, report.jobs_failed), (0, 1), "{report:#?}");
+    let error = report.jobs[0].error.as_deref().unwrap();
+    assert!(error.contains("cpu_0000.parquet changed while it was being merged"), "{error}");
+    assert_eq!(fs::read(file).unwrap(), other);
+}
+
 /// Carries every commit out and answers the first with an error.
 #[derive(Debug, Default)]
 struct LosesTheAnswer(AtomicUsize);

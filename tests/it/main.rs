@@ -29,6 +29,7 @@ mod fuzz_targets;
 mod kill;
 mod logs;
 mod model;
+mod mutations;
 mod numbers;
 mod object_store;
 mod paged;

@@ -5,16 +5,19 @@ use std::ops::Range;
 use std::sync::{Arc as Shared, Mutex};
 
 use arc::clock::SystemClock;
+use arc::compaction::observe::{ObserveError, observe_from};
+use arc::compaction::record::{Author, Head, LiveFile, Record};
 use arc::compaction::snapshot::live_files;
 use arc::compaction::{CycleReport, Scope};
 use arc::config::{Config, Input};
 use arc::merge::DuckDbEngine;
+use arc::partition::{Generation, Listing};
 use arc::storage::Storage;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
-use futures::{StreamExt, stream};
+use futures::{FutureExt, StreamExt, stream};
 use object_store::memory::InMemory;
 use object_store::path::Path as Key;
 use object_store::{
@@ -23,7 +26,7 @@ use object_store::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::support::stores::{Hook, manager_over};
+use crate::support::stores::{Hook, Hooked, manager_over};
 use crate::support::{Arc, PARTITION, telemetry};
 
 #[derive(Debug)]
@@ -190,4 +193,109 @@ async fn an_unfinished_attempt_on_a_file_that_is_newer_than_the_first_page_is_no
     let seen = live_files(&Storage::over(bucket, "memory://bucket"), &PARTITION.parse().unwrap()).await.unwrap();
     assert_eq!(seen.generation.0, 2, "the attempt was closed");
     assert_eq!(seen.files.len(), 1, "{seen:#?}");
+}
+
+/// Does something before every LIST below a prefix.
+struct AtListing<F>(String, F);
+
+impl<F> fmt::Debug for AtListing<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "AtListing({})", self.0)
+    }
+}
+
+impl<F: Fn() -> Result<()> + Send + Sync + 'static> Hook for AtListing<F> {
+    fn before(&self, _: usize, _: &str, _: &Key) -> Result<()> {
+        Ok(())
+    }
+
+    fn after(&self, _: usize, _: &str, _: &Key) -> Result<()> {
+        Ok(())
+    }
+
+    fn listing(&self, prefix: Option<&Key>) -> Result<()> {
+        if prefix.is_some_and(|prefix| prefix.as_ref() == self.0) { (self.1)() } else { Ok(()) }
+    }
+}
+
+fn put(bucket: &InMemory, name: &str, bytes: Vec<u8>) {
+    let key = Key::parse(format!("{PARTITION}/{name}")).unwrap();
+    bucket.put(&key, bytes.into()).now_or_never().unwrap().unwrap();
+}
+
+/// The first record of a partition, by which one file of ours counts.
+fn record(job_id: &str) -> Record {
+    let author = Author {
+        job_id: job_id.to_owned(),
+        worker_id: "worker".to_owned(),
+        lease_token: 1,
+        created_at: "2025-10-08T18:00:00Z".parse().unwrap(),
+    };
+    let live = LiveFile {
+        name: "cpu_20251008_14_g1_0123456789ab_compacted.parquet".to_owned(),
+        size_bytes: 1,
+        rows: 1,
+        min_time: None,
+        max_time: None,
+        checksum: "blake3:0".to_owned(),
+    };
+    Head::none().adopt(author, &Listing::default(), &[live])
+}
+
+/// J1, R0: whoever knows the head's generation reads the record first. If somebody restores the bucket between that and the LIST,
+/// it is another record, and only its ETag says so.
+#[tokio::test]
+async fn a_record_that_is_replaced_before_the_listing_is_read_again() {
+    let bucket = Shared::new(InMemory::new());
+    put(&bucket, "_compaction/00000001.json", record("replaced").to_bytes());
+    put(&bucket, &record("").live[0].name, vec![0]);
+    let to_restore = Mutex::new(Some(Shared::clone(&bucket)));
+    let restores = move || {
+        if let Some(bucket) = to_restore.lock().unwrap().take() {
+            put(&bucket, "_compaction/00000001.json", record("restored").to_bytes());
+        }
+        Ok(())
+    };
+    let hook = Shared::new(AtListing(PARTITION.to_owned(), restores));
+    let storage = Storage::over(Hooked::over(bucket, hook), "memory://bucket");
+
+    let view = observe_from(&storage, &PARTITION.parse().unwrap(), Generation(1)).await.unwrap();
+
+    assert_eq!(view.head.record().unwrap().job_id, "restored");
+}
+
+/// C1: nothing is planned, deleted or read beside a head whose files are not there.
+#[tokio::test]
+async fn a_partition_without_a_file_that_counts_is_shown_to_nobody() {
+    let bucket = Shared::new(InMemory::new());
+    put(&bucket, "_compaction/00000001.json", record("job").to_bytes());
+    let storage = Storage::over(bucket.clone(), "memory://bucket");
+    let partition = PARTITION.parse().unwrap();
+    for (bytes, state) in [(None, "not there"), (Some(vec![0, 0]), "2 bytes long instead of 1")] {
+        if let Some(bytes) = bytes {
+            put(&bucket, &record("").live[0].name, bytes);
+        }
+        let view = observe_from(&storage, &partition, Generation(1)).await.map(drop);
+        let read = live_files(&storage, &partition).await.map(drop);
+        for answer in [view, read] {
+            assert!(
+                matches!(&answer, Err(ObserveError::LiveFileMissing { state: found, .. }) if found.to_string() == state),
+                "{answer:?}"
+            );
+        }
+    }
+}
+
+/// I12: that a look at the records fails does not say that there are none.
+#[tokio::test]
+async fn a_reader_who_cannot_look_at_the_head_again_has_seen_nothing() {
+    let bucket = Shared::new(InMemory::new());
+    put(&bucket, "raw.parquet", vec![0]);
+    let fails = || Err(object_store::Error::Generic { store: "test", source: "503".into() });
+    let hook = Shared::new(AtListing(format!("{PARTITION}/_compaction"), fails));
+    let storage = Storage::over(Hooked::over(bucket, hook), "memory://bucket");
+
+    let answer = live_files(&storage, &PARTITION.parse().unwrap()).await;
+
+    assert!(matches!(answer, Err(ObserveError::Storage(_))), "{answer:?}");
 }

@@ -12,7 +12,8 @@
 //! stale reads, listings that fail on a later page, batches of deletions that break in the middle, requests that are
 //! carried out after their caller has died, a busy lock or state database, merges that die, crashes at every call, workers
 //! that freeze for longer than their lease and go on, clocks that disagree and jump. Meanwhile files come in, late ones and
-//! damaged ones too, and readers look.
+//! damaged ones too, somebody removes files that are just being merged, and readers look, some of them so slowly that there is a
+//! commit between two pages of their listing.
 //!
 //! The same seed gives the same time line, byte for byte. `just sim SEED` shows one (`ARC_ONLY`). `ARC_SIM_SEEDS` and
 //! `ARC_SIM_FIRST` say how many are run, and from where on.
@@ -233,7 +234,7 @@ impl Totals {
 }
 
 /// Everything that goes wrong in enough simulations, other than with the few uploads in parts.
-const FAULTS: [&str; 20] = [
+const FAULTS: [&str; 21] = [
     "burst of 503",
     "child died",
     "clock jump",
@@ -243,6 +244,7 @@ const FAULTS: [&str; 20] = [
     "create: answer lost",
     "delete refused",
     "delete: answer lost",
+    "file removed by others",
     "frozen worker",
     "list failed",
     "locks busy",

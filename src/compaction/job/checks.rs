@@ -99,7 +99,42 @@ pub async fn missing_sort_column(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::compaction::plan::Trigger;
     use crate::compaction::testing::{file, ours, partition, raw};
+    use crate::merge::SetAsideReason;
+    use crate::partition::Generation;
+
+    /// T4: neither one that is silent about an input, nor one that consumed what nobody asked for.
+    #[test]
+    fn a_merge_that_does_not_account_for_every_input_is_not_believed() {
+        let inputs = raw(3);
+        let plan =
+            Plan { partition: partition(), generation: Generation(1), trigger: Trigger::First, inputs: inputs.clone() };
+        let claims = |consumed: &[&str], set_aside: &[&str]| {
+            let left_out =
+                |name: &&str| SetAside { name: (*name).into(), reason: SetAsideReason::Unreadable("x".into()) };
+            let outcome = MergeOutcome {
+                outputs: Vec::new(),
+                consumed: consumed.iter().map(ToString::to_string).collect(),
+                set_aside: set_aside.iter().map(left_out).collect(),
+                rows: 0,
+                fingerprint: None,
+                slices: 0,
+                peak_memory_bytes: 0,
+                engine: String::new(),
+            };
+            consumed_inputs(&plan, &outcome)
+        };
+        let [a, b, c] = ["r000.parquet", "r001.parquet", "r002.parquet"];
+        assert_eq!(claims(&[a, b, c], &[]).unwrap(), inputs);
+        assert_eq!(claims(&[a, c], &[b]).unwrap(), [inputs[0].clone(), inputs[2].clone()]);
+        for (consumed, set_aside) in
+            [(&[a, c][..], &[][..]), (&[a, b, c, "r003.parquet"], &[]), (&[a, "r003.parquet"], &[b])]
+        {
+            let answer = claims(consumed, set_aside);
+            assert!(matches!(answer, Err(JobError::Doubt { .. })), "{consumed:?} {set_aside:?}: {answer:?}");
+        }
+    }
 
     /// I6: several parts of one attempt are as good as one file; files of several attempts become fewer.
     #[test]

@@ -303,6 +303,28 @@ fn a_slice_of_another_schema_than_declared_is_a_failed_proof_that_names_the_colu
     }
 }
 
+/// I8: whatever cut the slices, rows that went back in time are no output.
+#[test]
+fn slices_in_the_wrong_order_are_a_failed_proof() {
+    let mut files = Inputs::new();
+    files.columns(&[("time", times(0, 1000))]);
+    files.columns(&[("time", times(1000, 1000))]);
+    let (mut groups, _) = files.groups();
+    let group = groups.remove(0);
+    let select = files.select(&group);
+    let [early, late] = [("early", "<="), ("late", ">")].map(|(name, than)| {
+        let slice = files.path(name);
+        let median = format!("(SELECT median(c0) FROM ({select}))");
+        copy(&format!("(SELECT * FROM ({select}) WHERE c0 {than} {median} ORDER BY c0)"), &slice);
+        slice
+    });
+    let stitched =
+        |slices: [&std::path::PathBuf; 2], out| stitch(&group, &slices.map(Clone::clone), &files.path(out), Vec::new());
+    assert!(stitched([&early, &late], "right").is_ok());
+    let wrong = stitched([&late, &early], "wrong");
+    assert!(matches!(&wrong, Err(MergeError::ProofFailed(what)) if what.contains("begins at time")), "{wrong:?}");
+}
+
 #[test]
 fn an_existing_output_is_never_overwritten() {
     let mut files = Inputs::new();

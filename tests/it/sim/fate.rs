@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::machine::{self, Machine, Start};
 use super::reader;
 use super::timeline::TimeLine;
-use super::truth::Past;
+use super::truth::{Past, place};
 use super::weather::{self, Weather, some_offset, some_time};
 use super::wire::{Caller, Deliver, Waiting};
 use super::world::{Planted, World};
@@ -182,7 +182,9 @@ impl Fate {
     async fn settle(&mut self) {
         tokio::time::sleep(STEP).await;
         for call in self.world.wire.take() {
-            let slow = self.random.f64() < self.weather.slow;
+            let is_reader = call.caller.starts_with('r');
+            let chance = if is_reader { self.weather.slow.max(self.weather.slow_readers) } else { self.weather.slow };
+            let slow = self.random.f64() < chance;
             let ready = if slow { self.world.elapsed() + some_time(&mut self.random) } else { Duration::ZERO };
             if slow {
                 self.count("slow call");
@@ -203,6 +205,8 @@ impl Fate {
         let weather = self.weather.clone();
         if hits(weather.ingest) {
             self.ingest();
+        } else if hits(weather.retention) {
+            self.remove_a_file();
         } else if hits(weather.crash) {
             let worker = self.somebody();
             self.crash(worker).await;
@@ -311,6 +315,20 @@ impl Fate {
         self.world.ingest(&partition, &times);
     }
 
+    /// Somebody removes a raw file for good: often one of a partition in which outputs are just coming in.
+    fn remove_a_file(&mut self) {
+        let is_output = |call: &Waiting| call.kind.changes_storage() && call.object.ends_with("_compacted.parquet");
+        let busy = self.waiting.iter().find(|(call, _)| is_output(call) && !call.is_abandoned());
+        let busy = busy.and_then(|(call, _)| Some(place(&call.object)?.0));
+        let any = self.partitions[self.random.usize(..self.partitions.len())].clone();
+        let partition = busy.filter(|_| self.random.u8(..4) > 0).unwrap_or(any);
+        let files = self.world.removable(&partition);
+        if !files.is_empty() {
+            self.world.remove(&partition, &files[self.random.usize(..files.len())]);
+            self.count("file removed by others");
+        }
+    }
+
     /// One at a time: a start is at work on its machine's disk before its first call.
     fn start_workers(&mut self) {
         let now = self.world.elapsed();
@@ -398,6 +416,9 @@ impl Fate {
             self.carry_out(call);
         }
         self.answers.clear();
+        for partition in &self.partitions {
+            self.world.restore(partition);
+        }
         self.weather = Weather::default();
         self.burst_until = Duration::ZERO;
         let mut reports = Vec::new();

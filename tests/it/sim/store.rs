@@ -93,7 +93,11 @@ impl SimStore {
         loop {
             let (prefix, after) = (prefix.clone(), last.clone());
             let what = if after.is_none() { "list" } else { "list on" };
+            let caller = Arc::clone(&self.caller);
             let page = self.call(Kind::List, what, &shown, move |world, fault| {
+                if let Some(prefix) = prefix.as_ref().filter(|_| after.is_none()) {
+                    world.truth().looked(&caller, prefix.as_ref());
+                }
                 let hidden = world.planted == Planted::ListHidesPages && after.is_some();
                 with(fault, None, || {
                     let mut rest = world.list(prefix.as_ref());
@@ -146,7 +150,7 @@ impl fmt::Display for SimStore {
 #[async_trait]
 impl ObjectStore for SimStore {
     async fn put_opts(&self, location: &Path, payload: PutPayload, opts: PutOptions) -> Result<PutResult> {
-        let key = location.clone();
+        let (key, caller) = (location.clone(), Arc::clone(&self.caller));
         assert_eq!(opts.mode, PutMode::Create, "nothing is ever overwritten");
         self.call(Kind::Create, "create", location.as_ref(), move |world, fault| {
             let exists = Error::AlreadyExists { path: key.to_string(), source: "412".into() };
@@ -157,6 +161,7 @@ impl ObjectStore for SimStore {
                 };
                 let done = now(world.bucket.put_opts(&key, payload, mode.into()));
                 if done.is_ok() {
+                    world.truth().published(&caller, key.as_ref());
                     world.changed(&key);
                 } else if world.planted == Planted::CreateLies && key.as_ref().contains("/_compaction/") {
                     return now(world.bucket.head(&key)).map(|meta| PutResult {
@@ -265,10 +270,12 @@ impl MultipartUpload for SimUpload {
 
     async fn complete(&mut self) -> Result<PutResult> {
         let (key, upload) = (self.key.clone(), Arc::clone(&self.upload));
+        let caller = Arc::clone(&self.store.caller);
         self.store
             .call(Kind::Complete, "complete", self.key.as_ref(), move |world, fault| {
                 with(fault, None, || {
                     let done = now(upload.lock().unwrap().complete())?;
+                    world.truth().published(&caller, key.as_ref());
                     world.changed(&key);
                     Ok(done)
                 })

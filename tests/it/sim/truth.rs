@@ -7,8 +7,10 @@ use std::sync::Arc;
 
 use arc::compaction::record::{Head, Record, RecordKind};
 use arc::compaction::{JobReport, JobStatus};
+use arc::merge::LINEAGE_INPUTS_KEY;
 use arc::partition::{CompactedName, DataFile, FileKind, Generation, PartitionId};
 use bytes::Bytes;
+use parquet::file::reader::{FileReader, SerializedFileReader};
 
 use super::rows::{Row, decode};
 
@@ -30,6 +32,18 @@ struct Known {
     untouchable: BTreeMap<String, Bytes>,
     /// Every record that was a head.
     heads: BTreeMap<Generation, Record>,
+    /// Raw files that somebody removed while they counted, and that are in no output.
+    removed: BTreeMap<String, Removed>,
+    /// Rows of all files that were ever removed so.
+    in_doubt: BTreeSet<i64>,
+}
+
+#[derive(Debug)]
+struct Removed {
+    /// Before or after what callers did, see [`Truth::last`].
+    at: u64,
+    rows: Vec<i64>,
+    bytes: Bytes,
 }
 
 /// What happened, counted.
@@ -48,6 +62,9 @@ pub struct Truth {
     partitions: BTreeMap<PartitionId, Known>,
     decoded: HashMap<(String, String), Option<Arc<Vec<Row>>>>,
     parsed: Heads,
+    /// When a caller last began to list a partition, or last published a file there. Removals are counted along.
+    last: HashMap<(String, PartitionId), u64>,
+    moment: u64,
     pub past: Past,
     pub broken: Option<String>,
 }
@@ -126,6 +143,14 @@ fn compare(expected: &BTreeSet<i64>, mut found: Vec<i64>) -> Option<String> {
     (!right).then(|| format!("lost {lost:?}, doubled {doubled:?}, from nowhere {invented:?}"))
 }
 
+/// The names of the inputs that a file of ours says it was made from.
+fn inputs_of(file: &Bytes) -> Vec<String> {
+    let Ok(file) = SerializedFileReader::new(file.clone()) else { return Vec::new() };
+    let stated = file.metadata().file_metadata().key_value_metadata().into_iter().flatten();
+    let stated = stated.filter(|pair| pair.key == LINEAGE_INPUTS_KEY).filter_map(|pair| pair.value.as_deref());
+    stated.flat_map(|names| serde_json::from_str::<Vec<String>>(names).unwrap()).collect()
+}
+
 impl Truth {
     /// The first thing that is not as it must be ends the simulation.
     pub fn breaks(&mut self, invariant: &str, what: &str) {
@@ -140,6 +165,89 @@ impl Truth {
     /// A file that must stay as it is.
     pub fn wrote_untouchable(&mut self, partition: &PartitionId, name: &str, bytes: Bytes) {
         self.partitions.entry(partition.clone()).or_default().untouchable.insert(name.to_owned(), bytes);
+    }
+
+    /// Files that can be read and that ingestion wrote.
+    pub fn sound_raw(&self, partition: &PartitionId, objects: &[Object]) -> Vec<String> {
+        let known = self.partitions.get(partition);
+        let is_bad = |name: &str| known.is_some_and(|known| known.untouchable.contains_key(name));
+        let names = objects.iter().map(|object| &object.name);
+        let raw = names.filter(|name| name.ends_with(".parquet") && FileKind::of(partition, name) == FileKind::Raw);
+        raw.filter(|name| !is_bad(name)).cloned().collect()
+    }
+
+    /// Somebody is about to remove a raw file. If it counts, so far, its rows go with it: gives their number.
+    pub fn removed(&mut self, partition: &PartitionId, name: &str, objects: Vec<Object>) -> usize {
+        self.moment += 1;
+        let Ok(scene) = Scene::of(partition, objects, &mut self.parsed) else { return 0 };
+        let Some(object) = scene.counting().find(|object| object.name == name) else { return 0 };
+        let rows: Vec<i64> =
+            self.decoded(partition, object).iter().flat_map(|rows| rows.iter()).map(|r| r.number).collect();
+        let known = self.partitions.entry(partition.clone()).or_default();
+        known.rows.retain(|row| !rows.contains(row));
+        known.in_doubt.extend(&rows);
+        let count = rows.len();
+        known.removed.insert(name.to_owned(), Removed { at: self.moment, rows, bytes: object.bytes.clone() });
+        count
+    }
+
+    /// A caller begins to list a prefix.
+    pub fn looked(&mut self, caller: &str, prefix: &str) {
+        if let Ok(partition) = prefix.parse() {
+            self.moment += 1;
+            self.last.insert((caller.to_owned(), partition), self.moment);
+        }
+    }
+
+    /// A caller's object has appeared.
+    pub fn published(&mut self, caller: &str, key: &str) {
+        if let Some((partition, _)) = place(key).filter(|(_, name)| name.ends_with(".parquet")) {
+            self.moment += 1;
+            self.last.insert((caller.to_owned(), partition), self.moment);
+        }
+    }
+
+    /// J4: who commits has looked at its inputs after its last output appeared. Whatever was removed before that is not among
+    /// them; whatever was removed later may come back, in the outputs.
+    fn bring_back(&mut self, partition: &PartitionId, record: &Record) {
+        let caller = record.worker_id.rsplit(':').next().unwrap_or_default().to_owned();
+        let looked = self.last.get(&(caller, partition.clone())).copied().unwrap_or_default();
+        let known = self.partitions.entry(partition.clone()).or_default();
+        for retired in &record.retired {
+            let Some(removed) = known.removed.remove(&retired.name) else { continue };
+            known.rows.extend(&removed.rows);
+            if removed.at < looked {
+                let what = format!(
+                    "{partition}: record {} is made from {}, which was removed before its outputs were there",
+                    record.generation, retired.name
+                );
+                return self.breaks("J4", &what);
+            }
+        }
+    }
+
+    /// Removed files that attempts were made from whose outcome is open.
+    pub fn missing_inputs(&mut self, partition: &PartitionId, objects: Vec<Object>) -> Vec<String> {
+        let Ok(scene) = Scene::of(partition, objects, &mut self.parsed) else { return Vec::new() };
+        let next = FileKind::Ours(scene.head.generation().next());
+        let open = scene.data.iter().filter(|(file, _)| file.kind == next);
+        let inputs: BTreeSet<String> = open.flat_map(|(_, object)| inputs_of(&object.bytes)).collect();
+        let removed = self.partitions.get(partition).map(|known| &known.removed);
+        inputs.into_iter().filter(|name| removed.is_some_and(|removed| removed.contains_key(name))).collect()
+    }
+
+    /// A removed file comes back: its rows count again. Gives its bytes.
+    pub fn restored(&mut self, partition: &PartitionId, name: &str) -> Bytes {
+        let known = self.partitions.get_mut(partition).expect("it has missing files");
+        let removed = known.removed.remove(name).expect("it is missing");
+        known.rows.extend(removed.rows);
+        removed.bytes
+    }
+
+    /// Whether somebody removed files that counted.
+    pub fn anything_removed(&self, partition: &str) -> bool {
+        let known = partition.parse().ok().and_then(|partition: PartitionId| self.partitions.get(&partition));
+        known.is_some_and(|known| !known.in_doubt.is_empty())
     }
 
     /// The numbers of all rows of a partition.
@@ -251,6 +359,7 @@ impl Truth {
             return;
         }
         known.heads.insert(record.generation, record.clone());
+        self.bring_back(partition, record);
         if record.generation != last.next() {
             self.breaks("I7", &format!("{partition}: record {} follows record {last}", record.generation));
         }
@@ -293,9 +402,11 @@ impl Truth {
         let after = self.rows(partition);
         seen.sort_unstable();
         let doubled = seen.windows(2).any(|pair| pair[0] == pair[1]);
-        let seen: BTreeSet<i64> = seen.into_iter().collect();
-        if doubled || !seen.is_superset(before) || !seen.is_subset(&after) {
-            let lost: Vec<_> = before.difference(&seen).collect();
+        // What somebody removes it may see still, or not any more.
+        let in_doubt = self.partitions.get(partition).map(|known| known.in_doubt.clone()).unwrap_or_default();
+        let seen: BTreeSet<i64> = seen.into_iter().filter(|row| !in_doubt.contains(row)).collect();
+        let lost: Vec<_> = before.difference(&seen).filter(|row| !in_doubt.contains(row)).collect();
+        if doubled || !lost.is_empty() || !seen.is_subset(&after) {
             let what = format!("a reader of {partition} saw wrong rows: lost {lost:?}, doubled: {doubled}");
             self.breaks("I4", &what);
         }

@@ -24,6 +24,8 @@ pub struct Weather {
     /// Of a burst of 503, per step.
     pub burst: f64,
     pub slow: f64,
+    /// The same for what readers call.
+    pub slow_readers: f64,
     /// Of a crash, per step.
     pub crash: f64,
     /// Of a crash of whoever makes the call, if it changes storage.
@@ -34,6 +36,8 @@ pub struct Weather {
     pub clock_jump: f64,
     /// Of a new file, per step.
     pub ingest: f64,
+    /// Of a file that somebody who keeps data for a limited time removes, per step.
+    pub retention: f64,
     /// That a request of a dead caller is carried out all the same.
     pub haunted: f64,
     /// That time passes although there is something to do, per step.
@@ -60,6 +64,8 @@ impl Weather {
             clock_jump: chance(0.01),
             haunted: chance(1.0),
             idle: chance(0.02),
+            slow_readers: chance(0.5),
+            retention: chance(0.008),
             ingest: 0.01 + random.f64() * 0.05,
         }
     }

@@ -145,6 +145,34 @@ impl World {
         name
     }
 
+    /// Files of a partition that somebody with a limited time of keeping data may remove: all that ingestion wrote.
+    pub fn removable(&self, partition: &PartitionId) -> Vec<String> {
+        let objects = self.objects(partition);
+        self.truth().sound_raw(partition, &objects)
+    }
+
+    /// Somebody removes a file, without asking anybody.
+    pub fn remove(&self, partition: &PartitionId, name: &str) {
+        let objects = self.objects(partition);
+        let rows = self.truth().removed(partition, name, objects);
+        let key = Path::parse(format!("{partition}/{name}")).unwrap();
+        self.bucket.delete(&key).now_or_never().unwrap().unwrap();
+        self.say("retention", "remove", &format!("{partition}/{name}"), &format!("{rows} rows"));
+        self.changed(&key);
+    }
+
+    /// What the service asks a person for whose file was removed when an attempt had published its rows and not committed:
+    /// puts the file back.
+    pub fn restore(&self, partition: &PartitionId) {
+        let objects = self.objects(partition);
+        let missing = self.truth().missing_inputs(partition, objects);
+        for name in missing {
+            let bytes = self.truth().restored(partition, &name);
+            self.say("a person", "restore", &format!("{partition}/{name}"), "ok");
+            self.put(partition, &name, bytes);
+        }
+    }
+
     fn next_number(&self, rows: usize) -> i64 {
         let mut written = self.written.lock().unwrap();
         let first = *written;
