@@ -8,7 +8,8 @@ use arc::clock::SystemClock;
 use arc::compaction::observe::{ObserveError, observe_from};
 use arc::compaction::record::{Author, Head, LiveFile, Record};
 use arc::compaction::snapshot::live_files;
-use arc::compaction::{CycleReport, Scope};
+use arc::compaction::verify::{Checked, Depth, Kind};
+use arc::compaction::{CompactionManager, CycleReport, Scope};
 use arc::config::{Config, Input};
 use arc::merge::DuckDbEngine;
 use arc::partition::{Generation, Listing};
@@ -126,12 +127,14 @@ async fn put_raw(arc: &Arc, bucket: &InMemory, number: usize) {
     bucket.put(&key, std::fs::read(local).unwrap().into()).await.unwrap();
 }
 
-async fn compact(arc: &Arc, store: Shared<dyn ObjectStore>) -> CycleReport {
+fn manager(arc: &Arc, store: Shared<dyn ObjectStore>) -> CompactionManager {
     let config = Config::load(&Input { file: Some(arc.config_file()), ..Input::default() }).unwrap();
     let storage = Storage::over(store, "memory://bucket");
-    let manager =
-        manager_over(&config, storage, Shared::new(Nothing), Shared::new(DuckDbEngine), Shared::new(SystemClock));
-    manager.run_compaction_cycle(Scope::default(), CancellationToken::new()).await.unwrap()
+    manager_over(&config, storage, Shared::new(Nothing), Shared::new(DuckDbEngine), Shared::new(SystemClock))
+}
+
+async fn compact(arc: &Arc, store: Shared<dyn ObjectStore>) -> CycleReport {
+    manager(arc, store).run_compaction_cycle(Scope::default(), CancellationToken::new()).await.unwrap()
 }
 
 /// S3: the reader whose first page was listed before a compaction, and whose second page after it, has seen neither the inputs
@@ -160,16 +163,14 @@ async fn a_compaction_between_two_pages_of_a_readers_listing_hides_no_row() {
     assert!(output.name.ends_with("_compacted.parquet"), "{output:?}");
 }
 
-/// V2: between the pages a late file arrives, and another worker that merges it gets as far as its output. The listing has the
+/// Between the pages a late file arrives, and another worker that merges it gets as far as its output. The listing has the
 /// output and not the file, and no record will ever explain that; a listing made after that one can.
-#[tokio::test]
-async fn an_unfinished_attempt_on_a_file_that_is_newer_than_the_first_page_is_no_reason_to_give_up() {
-    let arc = Arc::with("min_files = 2\nsettle_seconds = 0");
+async fn with_an_attempt_on_a_newer_file(arc: &Arc) -> (Shared<InMemory>, Shared<TwoPages>) {
     let (bucket, elsewhere) = (Shared::new(InMemory::new()), Shared::new(InMemory::new()));
     for number in 0..5 {
-        put_raw(&arc, &elsewhere, number).await;
+        put_raw(arc, &elsewhere, number).await;
         if number < 4 {
-            put_raw(&arc, &bucket, number).await;
+            put_raw(arc, &bucket, number).await;
         }
     }
     let report = compact(&Arc::with("min_files = 2\nsettle_seconds = 0"), elsewhere.clone()).await;
@@ -184,7 +185,14 @@ async fn an_unfinished_attempt_on_a_file_that_is_newer_than_the_first_page_is_no
         inner.put(&output, bytes.into()).await.unwrap();
     };
     let store = TwoPages { inner: bucket.clone(), on_first: is_raw, between: Mutex::new(Some(Box::pin(between))) };
-    let store = Shared::new(store);
+    (bucket, Shared::new(store))
+}
+
+/// V2.
+#[tokio::test]
+async fn an_unfinished_attempt_on_a_file_that_is_newer_than_the_first_page_is_no_reason_to_give_up() {
+    let arc = Arc::with("min_files = 2\nsettle_seconds = 0");
+    let (bucket, store) = with_an_attempt_on_a_newer_file(&arc).await;
 
     let report = compact(&arc, store.clone()).await;
 
@@ -193,6 +201,20 @@ async fn an_unfinished_attempt_on_a_file_that_is_newer_than_the_first_page_is_no
     let seen = live_files(&Storage::over(bucket, "memory://bucket"), &PARTITION.parse().unwrap()).await.unwrap();
     assert_eq!(seen.generation.0, 2, "the attempt was closed");
     assert_eq!(seen.files.len(), 1, "{seen:#?}");
+}
+
+/// Nobody is called at night for a file that came a moment ago.
+#[tokio::test]
+async fn a_check_does_not_miss_a_file_that_is_newer_than_its_first_page() {
+    let arc = Arc::with("min_files = 2\nsettle_seconds = 0");
+    let (_, store) = with_an_attempt_on_a_newer_file(&arc).await;
+    let only = Scope { partition: Some(PARTITION.parse().unwrap()), ..Scope::default() };
+
+    let checked: Vec<Checked> = manager(&arc, store.clone()).verify(only, Depth::Footers).collect().await;
+
+    assert!(store.between.lock().unwrap().is_none(), "it happened between the pages");
+    let found: Vec<_> = checked.iter().flat_map(|checked| &checked.findings).map(|f| f.kind).collect();
+    assert_eq!(found, [Kind::UndecidedAttempt], "{checked:#?}");
 }
 
 /// Does something before every LIST below a prefix.

@@ -35,7 +35,7 @@ mod deep;
 /// Partitions that are checked at the same time, when only records and footers are read.
 const CHECKS_AT_ONCE: usize = 16;
 
-/// How often a partition with findings is looked at again because its head has changed meanwhile.
+/// How often a partition with findings is looked at, as long as something changes meanwhile.
 const MAX_LOOKS: usize = 8;
 
 /// How closely to look.
@@ -243,14 +243,19 @@ async fn check(env: &JobEnv, partition: &PartitionId, depth: Depth, id: &str) ->
 
 async fn examine(env: &JobEnv, partition: &PartitionId, depth: Depth, id: &str) -> Result<Checked, JobError> {
     let mut unsettled = ObserveError::Unsettled { partition: partition.clone() }.into();
+    let mut seen_before = Vec::new();
     for _ in 0..MAX_LOOKS {
         match look(env, partition, depth, id).await {
-            // A LIST takes time and is no snapshot: one that was under way while somebody committed shows files without the
-            // record that explains them, and nobody may be called for that.
+            // A LIST takes time and is no snapshot, and nobody may be called for what only one shows. One that was under way
+            // while somebody committed shows files without the record that explains them. One that was under way while a late
+            // file came and was merged may show the output and not that file: then the next LIST shows both.
             Ok((head, checked)) => {
-                if checked.findings.is_empty() || read_head(&env.storage, partition).await? == head {
+                let unexplained = unexplained(&checked);
+                let is_sure = unexplained.iter().all(|files| seen_before.contains(files));
+                if checked.findings.is_empty() || is_sure && read_head(&env.storage, partition).await? == head {
                     return Ok(checked);
                 }
+                seen_before = unexplained;
             }
             // It was listed a moment ago: somebody has committed and tidied since.
             Err(gone @ JobError::Storage { source: StorageError::NotFound { .. }, .. }) => unsettled = gone,
@@ -258,6 +263,12 @@ async fn examine(env: &JobEnv, partition: &PartitionId, depth: Depth, id: &str) 
         }
     }
     Err(unsettled)
+}
+
+/// The files of attempts whose inputs are not in the listing.
+fn unexplained(checked: &Checked) -> Vec<Vec<String>> {
+    let by_inputs = |f: &&Finding| matches!(f.kind, Kind::RecordsMissing | Kind::UndecidedAttemptWithoutInputs);
+    checked.findings.iter().filter(by_inputs).map(|f| f.files.clone()).collect()
 }
 
 /// What one look shows, and the head that it was made from.
