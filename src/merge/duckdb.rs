@@ -126,12 +126,12 @@ pub(super) fn survey_sound(
     // Once more after damage was found: footers are quick to read, and keeping all of them would cost memory always.
     let (mut surveyed, mut set_aside) = survey(&request.inputs, &request.limits, cancel, &done)?;
     surveyed.retain(|s| !left_out.contains_key(&s.input));
-    let named: BTreeSet<String> = set_aside.iter().map(|s| s.name.clone()).collect();
-    let left_out = left_out.iter().map(|(&input, reason)| {
-        let name = request.inputs[input].name.clone();
-        SetAside { name, reason: reason.clone() }
-    });
-    set_aside.extend(left_out.filter(|aside| !named.contains(&aside.name)));
+    // What was found out about them with effort says more than another look at their footers.
+    let name = |input: usize| &request.inputs[input].name;
+    let named: BTreeSet<&String> = left_out.keys().map(|&input| name(input)).collect();
+    set_aside.retain(|aside| !named.contains(&aside.name));
+    let left_out = left_out.iter();
+    set_aside.extend(left_out.map(|(&input, why)| SetAside { name: name(input).clone(), reason: why.clone() }));
     let (groups, left_alone) = group(surveyed, &request.inputs, &request.options);
     set_aside.extend(left_alone);
     Ok((groups, set_aside))

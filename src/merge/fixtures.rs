@@ -108,9 +108,12 @@ impl Inputs {
         self.survey_within(1 << 30)
     }
 
-    /// By two threads.
     pub(super) fn survey_within(&self, memory_bytes: u64) -> (Vec<Surveyed>, Vec<SetAside>) {
-        let threads = NonZeroUsize::new(2).unwrap();
+        self.survey_on(2, memory_bytes)
+    }
+
+    pub(super) fn survey_on(&self, threads: usize, memory_bytes: u64) -> (Vec<Surveyed>, Vec<SetAside>) {
+        let threads = NonZeroUsize::new(threads).unwrap();
         let limits = MergeLimits { memory_bytes, threads, ..testing::request(&[]).limits };
         survey(&self.inputs, &limits, &CancellationToken::new(), &|_| ()).unwrap()
     }

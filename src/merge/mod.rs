@@ -27,7 +27,6 @@ mod file_schema;
 #[cfg(test)]
 mod fixtures;
 pub mod footer_guard;
-mod footer_room;
 mod lanes;
 mod order;
 mod page_headers;
@@ -45,6 +44,7 @@ mod stats;
 mod stitch;
 pub mod subprocess;
 mod survey;
+mod survey_room;
 mod suspects;
 #[cfg(test)]
 mod testing;

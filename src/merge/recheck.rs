@@ -138,7 +138,9 @@ impl Recheck {
         orders: &[Option<Vec<String>>],
         cancel: &CancellationToken,
     ) -> Result<(Vec<SchemaGroup>, Vec<SetAside>), MergeError> {
-        let (surveyed, mut set_aside) = survey(files, &self.limits, cancel, &|_| ())?;
+        // Whatever they take: files that count are read, and not put off to another day.
+        let limits = MergeLimits { memory_bytes: u64::MAX, ..self.limits };
+        let (surveyed, mut set_aside) = survey(files, &limits, cancel, &|_| ())?;
         let mut options = self.options.clone();
         // A file says itself how it is sorted: settings may have changed since it was written.
         if let Some(first) = surveyed.first()

@@ -10,15 +10,13 @@
 //! may be too large for their type and no statistics say that they are not: a sound footer is no proof of sound data, and
 //! whoever reads the data has to be ready for that.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::fs::File;
 use std::io::{ErrorKind, Read, Seek, SeekFrom};
 use std::num::NonZeroUsize;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 
 use parquet::file::metadata::{FooterTail, ParquetMetaData, ParquetMetaDataReader, RowGroupMetaData};
 use tokio_util::sync::CancellationToken;
@@ -26,9 +24,9 @@ use tokio_util::sync::CancellationToken;
 use super::column_type::ColumnType;
 use super::file_schema::{FileSchema, SchemaKey, Span};
 use super::footer_guard;
-use super::footer_room::FooterRoom;
 use super::page_headers::{Pages, first_page};
 use super::stats::{FileColumnStats, StatValue};
+use super::survey_room::SurveyRoom;
 use super::value_range;
 use super::{Means, MergeError, MergeInput, MergeLimits, SetAside, SetAsideReason};
 
@@ -58,7 +56,8 @@ pub(super) struct RowGroups {
     pub(super) largest_rows: u64,
 }
 
-/// Reads the footers of `inputs`, as many at a time as there are threads and as fit into the memory, and calls `done` with the index of each when it has been read.
+/// Reads the footers of `inputs`, as many at a time as there are threads and as fit into the memory, and calls `done` with the
+/// index of each when it has been read.
 ///
 /// Both lists are in the order of the inputs.
 ///
@@ -71,13 +70,13 @@ pub(super) fn survey(
     done: &(dyn Fn(usize) + Sync),
 ) -> Result<(Vec<Surveyed>, Vec<SetAside>), MergeError> {
     let next = AtomicUsize::new(0);
-    let (schemas, room) = (Schemas::default(), FooterRoom::new(limits));
+    let room = SurveyRoom::new(limits);
     let read_some = || {
         let mut read = Vec::new();
         while !cancel.is_cancelled() {
             let index = next.fetch_add(1, Ordering::Relaxed);
             let Some(input) = inputs.get(index) else { break };
-            let result = read_one(index, input, &schemas, &room);
+            let result = read_one(index, input, &room);
             let fatal = matches!(result, Err(Failure::System(_)));
             read.push((index, result));
             if fatal {
@@ -123,18 +122,12 @@ pub fn survey_one(path: &Path) -> Result<u64, SetAsideReason> {
     let input = MergeInput { name: "one".to_owned(), path: path.to_owned(), size_bytes };
     let limits =
         MergeLimits { memory_bytes: u64::MAX, threads: NonZeroUsize::MIN, temp_bytes: None, means: Means::All };
-    match read_one(0, &input, &Schemas::default(), &FooterRoom::new(&limits)) {
+    match read_one(0, &input, &SurveyRoom::new(&limits)) {
         Ok(surveyed) => Ok(surveyed.rows),
         Err(Failure::SetAside(reason)) => Err(reason),
         Err(Failure::System(error)) => Err(SetAsideReason::Unreadable(error.to_string())),
     }
 }
-
-/// A column of a schema, with its names and types, about.
-const SCHEMA_COLUMN_BYTES: u64 = 600;
-
-/// Schemas seen so far. Nearly all files of a partition share one.
-type Schemas = Mutex<HashMap<SchemaKey, Arc<FileSchema>>>;
 
 pub(super) enum Failure {
     /// It is about this file.
@@ -147,24 +140,26 @@ fn unreadable(detail: impl std::fmt::Display) -> Failure {
     Failure::SetAside(SetAsideReason::Unreadable(format!("{detail}")))
 }
 
-fn read_one(index: usize, input: &MergeInput, schemas: &Schemas, room: &FooterRoom) -> Result<Surveyed, Failure> {
+fn read_one(index: usize, input: &MergeInput, room: &SurveyRoom) -> Result<Surveyed, Failure> {
+    let place = room.place(index);
     let file = open(&input.path)?;
     let length = file.metadata().map_err(unreadable)?.len();
     if length != input.size_bytes {
         return Err(unreadable(format!("{length} bytes long instead of {}", input.size_bytes)));
     }
-    catch_unwind(AssertUnwindSafe(|| {
+    let decoded = catch_unwind(AssertUnwindSafe(|| {
         let footer_length = footer_length(&file, length)?;
         let _turn = room.turn(footer_length).map_err(Failure::SetAside)?;
         let metadata = decode(&file, length, footer_length)?;
         check_pages(&file, &metadata).map_err(unreadable)?;
-        let (surveyed, schema_bytes) = extract(index, length, &metadata, schemas)?;
-        room.keep(surveyed.kept_bytes().saturating_add(schema_bytes)).map_err(Failure::SetAside)?;
+        let surveyed = extract(index, length, &metadata, room)?;
         let unsupported = |detail| Failure::SetAside(SetAsideReason::Unsupported(detail));
         value_range::check(&input.path, &metadata).map_err(unsupported)?;
         Ok(surveyed)
-    }))
-    .unwrap_or_else(|_| Err(unreadable("the decoder panicked on the footer")))
+    }));
+    let mut surveyed = decoded.unwrap_or_else(|_| Err(unreadable("the decoder panicked on the footer")))?;
+    surveyed.schema = place.keep(surveyed.kept_bytes(), &surveyed.schema).map_err(Failure::SetAside)?;
+    Ok(surveyed)
 }
 
 fn open(path: &Path) -> Result<File, Failure> {
@@ -280,30 +275,9 @@ fn check_pages(file: &File, metadata: &ParquetMetaData) -> Result<(), String> {
     Ok(())
 }
 
-/// What is kept of a footer; and the bytes of its schema, if no other file has it.
-fn extract(
-    input: usize,
-    size_bytes: u64,
-    metadata: &ParquetMetaData,
-    schemas: &Schemas,
-) -> Result<(Surveyed, u64), Failure> {
+fn extract(input: usize, size_bytes: u64, metadata: &ParquetMetaData, room: &SurveyRoom) -> Result<Surveyed, Failure> {
     let key = SchemaKey::of(metadata.file_metadata());
-    let known = schemas.lock().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
-    let mut schema_bytes = 0;
-    let schema = if let Some(schema) = known {
-        schema
-    } else {
-        let schema = Arc::new(FileSchema::of(metadata.file_metadata(), key));
-        let mut schemas = schemas.lock().unwrap_or_else(PoisonError::into_inner);
-        match schemas.entry(key) {
-            // Another thread was faster.
-            Entry::Occupied(known) => Arc::clone(known.get()),
-            Entry::Vacant(new) => {
-                schema_bytes = SCHEMA_COLUMN_BYTES.saturating_mul(schema.columns.len() as u64);
-                Arc::clone(new.insert(schema))
-            }
-        }
-    };
+    let schema = room.known(key).unwrap_or_else(|| Arc::new(FileSchema::of(metadata.file_metadata(), key)));
     let size = |bytes: i64| u64::try_from(bytes).unwrap_or_default();
     let row_groups = metadata.row_groups();
     let columns: Vec<FileColumnStats> = schema
@@ -324,7 +298,7 @@ fn extract(
     if let Some(detail) = &schema.refused {
         return Err(Failure::SetAside(SetAsideReason::Unsupported(detail.clone())));
     }
-    let surveyed = Surveyed {
+    Ok(Surveyed {
         input,
         rows,
         size_bytes,
@@ -337,8 +311,7 @@ fn extract(
         columns,
         touched,
         spans,
-    };
-    Ok((surveyed, schema_bytes))
+    })
 }
 
 impl Surveyed {

@@ -75,7 +75,11 @@ fn content(evidence: &Evidence<'_>, attempt: &[&DataFile], seen: &Rechecked, pro
         let name = &file.name;
         let recorded = evidence.view.head.live_file(name).map_or(0, |live| live.rows);
         match look {
-            Look::NotExamined(_) => {}
+            Look::NotExamined(why) => {
+                let detail = format!("it counts and its rows were not looked at: {why}");
+                let remedy = "do what the message says, then check again".to_owned();
+                findings.push(about(evidence, Kind::Unchecked, name, detail, remedy));
+            }
             Look::Unreadable(why) => {
                 let detail = format!("it counts and its rows cannot be read: {why}");
                 findings.push(about(evidence, Kind::UnreadableFile, name, detail, restore(name)));

@@ -6,8 +6,8 @@ use parquet::schema::parser::parse_message_type;
 use tokio_util::sync::CancellationToken;
 
 use super::super::fixtures::{Inputs, times, with_chunks};
-use super::super::footer_room::DECODED_PER_BYTE;
 use super::super::resources::ProcessMemory;
+use super::super::survey_room::DECODED_PER_BYTE;
 use super::super::testing::{alone, is_measuring, request};
 use super::super::{MergeError, MergeInput, MergeLimits, SetAsideReason};
 use super::{File, footer_length, survey};
@@ -185,7 +185,11 @@ fn no_inputs_are_no_error() {
 
 /// A file of many columns and row groups with a value each.
 fn wide(files: &mut Inputs, columns: usize, row_groups: usize) {
-    let fields = (0..columns).map(|i| format!("optional int64 column_{i}; ")).collect::<Vec<_>>().concat();
+    named(files, "column", columns, row_groups);
+}
+
+fn named(files: &mut Inputs, name: &str, columns: usize, row_groups: usize) {
+    let fields = (0..columns).map(|i| format!("optional int64 {name}_{i}; ")).collect::<Vec<_>>().concat();
     let schema = Arc::new(parse_message_type(&format!("message schema {{ {fields} }}")).unwrap());
     let mut writer = SerializedFileWriter::new(Vec::new(), schema, Arc::default()).unwrap();
     for _ in 0..row_groups {
@@ -254,6 +258,31 @@ fn files_of_whose_columns_no_more_can_be_kept_wait_for_the_next_merge() {
         assert!(matches!(aside.reason, SetAsideReason::Unexamined(_)), "{}", aside.reason);
     }
     assert_eq!(files.survey_within(1 << 30).0.len(), 10);
+}
+
+/// Which files those are does not depend on how fast they are read, and schemas of files that wait take nothing.
+#[test]
+fn the_first_files_are_kept_and_schemas_of_others_are_not() {
+    let mut files = Inputs::new();
+    // Of 1,000 columns each, and no two alike: 736,000 bytes and a little, schema and all.
+    for number in 0..12 {
+        named(&mut files, &format!("of_{number}"), 1000, 1);
+    }
+    for threads in [1, 2, 8] {
+        let (surveyed, set_aside) = files.survey_on(threads, 4 * 3 * 750_000);
+        let kept: Vec<usize> = surveyed.iter().map(|s| s.input).collect();
+        assert_eq!((kept, set_aside.len()), (vec![0, 1, 2], 9), "{threads} threads");
+        assert!(set_aside.iter().all(|aside| matches!(aside.reason, SetAsideReason::Unexamined(_))));
+    }
+}
+
+/// No later merge could take it either, however few files there are.
+#[test]
+fn a_file_of_which_more_would_be_kept_than_a_survey_may_is_too_large() {
+    let mut files = Inputs::new();
+    wide(&mut files, 1000, 1);
+    let (surveyed, set_aside) = files.survey_within(4 * 700_000);
+    assert!(surveyed.is_empty() && matches!(set_aside[0].reason, SetAsideReason::TooLarge(_)), "{set_aside:?}");
 }
 
 /// Found by fuzzing: the decoder of the values, which are looked at where there are no statistics, asked for eight gigabytes.
