@@ -21,7 +21,8 @@
 //!
 //! Imports point downwards only; `tests/it/architecture.rs` checks it. `storage` and `merge` know neither each other nor `lock`;
 //! `lock` knows `storage`, where leases can be, and takes from it what the answers of a store mean.
-//! `partition`, `clock`, `schedule`, `secret`, `state` and `metrics` know nobody. Only `server`, `cli` and tests name concrete adapters.
+//! `partition`, `clock`, `schedule`, `secret`, `state` and `metrics` know nobody. Only `server`, `cli` and tests name
+//! concrete adapters.
 //!
 //! # Where to look
 //!

@@ -175,7 +175,8 @@ impl<'de> Deserialize<'de> for Cursor {
 /// Partitions with work, and with `explain` why the others have none
 ///
 /// Looks through storage. When so many ask that this would take more than a tenth of the time, the answer may be two seconds
-/// old, and is from after the end of the last cycle. A look that takes longer than 20 seconds is answered with 503 and goes on: ask again.
+/// old, and is from after the end of the last cycle. A look that takes longer than 20 seconds is answered with 503 and
+/// goes on: ask again.
 #[utoipa::path(get, path = "/api/compaction/candidates", tag = "compaction", params(CandidateParameters),
     responses((status = 200, description = "A page of candidates", body = Candidates), (status = 404)))]
 pub async fn list(

@@ -14,7 +14,8 @@ use super::record::Record;
 use crate::partition::{PartitionId, RecordEntry};
 use crate::storage::{Created, MAX_RECORD_BYTES, Storage, StorageError, WriteError};
 
-/// A create without an answer is repeated this often, with doubling pauses from [`FIRST_PAUSE`]: about a second and a half. Stores repeat requests themselves before that.
+/// A create without an answer is repeated this often, with doubling pauses from [`FIRST_PAUSE`]: about a second and a
+/// half. Stores repeat requests themselves before that.
 const MAX_TRIES: u32 = 6;
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 

@@ -12,8 +12,8 @@
 //!
 //! Held back is a file whose defect is its own: it cannot be read, or it can be read but not be rewritten without loss
 //! (which is no damage, but would be found out anew, by a merge, in every cycle). A file that was left out because of the
-//! settings or of the files beside it (no sort column, no other file of its schema, too little memory) is not held back: it may be welcome as
-//! soon as those change. That such files alone are not merged again and again is what [`super::backoff`] sees to.
+//! settings or of the files beside it (no sort column, no other file of its schema, too little memory) is not held
+//! back: it may be welcome as soon as those change. That such files alone are not merged again and again is what [`super::backoff`] sees to.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;

@@ -1,9 +1,9 @@
 //! Bringing a partition to rest: tidy what the head says is over, close what an earlier attempt left open.
 //!
 //! The decisions are [`recovery::next_step`], [`recovery::may_void`] and [`tidy::plan`]; this file carries them out, one
-//! step at a time, each from a fresh view. Called under the lease, at the start of every job and after its commit; before each step,
-//! and right before a void record, `acting` says in whose name it is made, or that the lease is no longer held, which ends it
-//! there. Deletions of a holder that has lost it meanwhile are those of the head all the same (I7).
+//! step at a time, each from a fresh view. Called under the lease, at the start of every job and after its commit;
+//! before each step, and right before a void record, `acting` says in whose name it is made, or that the lease is no
+//! longer held, which ends it there. Deletions of a holder that has lost it meanwhile are those of the head all the same (I7).
 
 use chrono::TimeDelta;
 use tracing::{info, warn};

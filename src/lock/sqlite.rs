@@ -59,7 +59,8 @@ impl CompactionLock {
     /// Opens or creates the file, and its folder; by the clock of the system. Blocks while it does.
     ///
     /// # Errors
-    /// [`StateError::Unusable`](crate::state::StateError::Unusable) when someone must act: not an SQLite file, no permission, read-only, a newer version.
+    /// [`StateError::Unusable`](crate::state::StateError::Unusable) when someone must act: not an SQLite file, no
+    /// permission, read-only, a newer version.
     pub fn open(db_path: &Path) -> Result<Self, LockError> {
         Ok(Self::new(StateDb::open(db_path)?, Arc::new(SystemClock)))
     }

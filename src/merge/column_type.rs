@@ -6,8 +6,8 @@
 //! type hold comparable values; [`ColumnType::join`] is the only place that says which different types may meet.
 //!
 //! What a rewrite would change is refused by [`ColumnType::of`], with the name of the type: INT96 and nanoseconds with
-//! a zone (DuckDB reads microseconds), float16, fixed-size binary, intervals, BSON (DuckDB does not read it), decimals of more than 38 digits, and
-//! nested shapes outside the Parquet standard.
+//! a zone (DuckDB reads microseconds), float16, fixed-size binary, intervals, BSON (DuckDB does not read it), decimals
+//! of more than 38 digits, and nested shapes outside the Parquet standard.
 //!
 //! Floating-point values are kept as numbers, not as bit patterns: where DuckDB writes a dictionary, it holds one zero and
 //! one NaN, so the sign of a zero and the payload of a NaN can change.

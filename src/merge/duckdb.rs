@@ -7,8 +7,8 @@
 //! ```
 //!
 //! An attempt works on a fixed set of files, and its result depends on no other: as soon as a file turns out to be damaged, or
-//! too large for the memory even alone, the attempt is dropped, the file set aside, and the others are grouped and merged anew. Every turn of the loop sets a
-//! file aside, so it ends.
+//! too large for the memory even alone, the attempt is dropped, the file set aside, and the others are grouped and
+//! merged anew. Every turn of the loop sets a file aside, so it ends.
 //!
 //! Not here: how a group is merged and proven (`attempt.rs`), the child process (`subprocess.rs`).
 

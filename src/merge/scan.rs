@@ -1,8 +1,8 @@
 //! Reads every value of every input and keeps nothing: does that bring the process down?
 //!
 //! This is how a file that crashes the engine is told from its neighbours, in a child process. It reads like a second
-//! attempt does, footers first, then the data through the engine, but each file on its own and whatever its schema. An ordinary error is
-//! no finding: the merge meets it as well, and sets the file aside with the reason.
+//! attempt does, footers first, then the data through the engine, but each file on its own and whatever its schema. An
+//! ordinary error is no finding: the merge meets it as well, and sets the file aside with the reason.
 
 use tokio_util::sync::CancellationToken;
 

@@ -97,8 +97,8 @@ pub(super) enum Order {
 
 /// Writes the rows of a range to a file. The columns are named by [`slice_column`].
 ///
-/// Sorted rows that are equal in the sort key keep the order of the sources, files and rows: DuckDB's sort alone is not stable, and
-/// the same inputs must give the same bytes. That costs 5 % (one packed integer; as two columns it would be 10 %).
+/// Sorted rows that are equal in the sort key keep the order of the sources, files and rows: DuckDB's sort alone is not
+/// stable, and the same inputs must give the same bytes. That costs 5 % (one packed integer; as two columns it would be 10 %).
 pub(super) fn copy_slice(
     group: &SchemaGroup,
     sources: &[Source<'_>],
@@ -305,8 +305,9 @@ pub(super) fn read_everything(path: &str) -> String {
 
 /// Statements that close the database off, in this order: after the last one no setting can be changed.
 ///
-/// `files` are the real paths of the inputs, `folder` the work folder. An input with an odd name is opened through a link in the work folder:
-/// DuckDB allows that when the link's target is listed. Anything else is refused, and so is the network.
+/// `files` are the real paths of the inputs, `folder` the work folder. An input with an odd name is opened through a
+/// link in the work folder: DuckDB allows that when the link's target is listed. Anything else is refused, and so is
+/// the network.
 pub(super) fn lock_down(files: &[String], folder: &str, temp_bytes: Option<u64>) -> Vec<String> {
     let mut statements = vec![
         "SET enable_external_file_cache = false".to_owned(),

@@ -1,10 +1,11 @@
 //! I9, I10: whatever is in a file, the program lives, the good files are compacted, and the bad ones stay as they are.
 //!
 //! A thousand damaged files (`ARC_CORRUPTIONS` sets another number) are generated from seven sound ones: each cut off at each
-//! of its boundaries, and then damaged in the kinds of `kinds.rs`, and laid beside good files, one partition for each kind. The real program compacts them, merging in child
-//! processes. Of every damaged file one of two things must be true afterwards: it is there, byte for byte, and the report
-//! names it with a reason; or it could be read, and then exactly the rows that DuckDB reads from a copy of it are in the
-//! outputs, once. The second is nobody's mistake: a file whose flipped byte makes another valid value has no sign of it.
+//! of its boundaries, and then damaged in the kinds of `kinds.rs`, and laid beside good files, one partition for each
+//! kind. The real program compacts them, merging in child processes. Of every damaged file one of two things must be
+//! true afterwards: it is there, byte for byte, and the report names it with a reason; or it could be read, and then
+//! exactly the rows that DuckDB reads from a copy of it are in the outputs, once. The second is nobody's mistake: a
+//! file whose flipped byte makes another valid value has no sign of it.
 //!
 //! Everything is derived from the kind and a number. `ARC_ONLY=kind:number` repeats one file alone.
 

@@ -11,7 +11,8 @@
 //! output; the number of columns does not matter.
 //!
 //! What must hold: values are moved bit by bit, never converted; so this takes only columns whose stored form is the declared
-//! one in every file. Anything else is [`Refusal::Unsuited`], and DuckDB merges the slice. Rows equal in time keep the order of files and rows, so the same inputs give the same bytes.
+//! one in every file. Anything else is [`Refusal::Unsuited`], and DuckDB merges the slice. Rows equal in time keep the
+//! order of files and rows, so the same inputs give the same bytes.
 //!
 //! Deliberately not here: nested columns, casts, sort keys other than the time. The proof does not trust this module: DuckDB
 //! reads its output back and compares it with what DuckDB reads from the inputs.
