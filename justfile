@@ -35,7 +35,7 @@ demo *ARGS:
 # Fuzz one of file, survey, pages, record, path, configuration; needs cargo-fuzz and a nightly compiler. Ends with Ctrl-C
 fuzz TARGET *ARGS:
     mkdir -p fuzz/corpus/{{TARGET}}
-    cargo +nightly fuzz run --fuzz-dir fuzz {{TARGET}} {{ARGS}} fuzz/corpus/{{TARGET}} fuzz/seeds/{{TARGET}}
+    cargo +nightly fuzz run --fuzz-dir fuzz {{TARGET}} {{ARGS}} fuzz/corpus/{{TARGET}} fuzz/seeds/{{TARGET}} -- -timeout=10 -rss_limit_mb=2048
 
 # Licences, advisories and sources of the dependencies
 deny:

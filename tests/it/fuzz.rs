@@ -1,7 +1,7 @@
 //! The fuzz targets over mutated seeds, in every test run: without libFuzzer's guidance, but always, and the same ones.
 //!
 //! `ARC_FUZZ_ROUNDS=100000 cargo test --release --test it fuzz::` runs longer; a failure names its round, and leaves the input
-//! as a file that `just fuzz TARGET FILE` takes.
+//! as a file that `cargo +nightly fuzz run --fuzz-dir fuzz TARGET FILE` takes. Neither time nor memory is limited here.
 
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -79,7 +79,8 @@ fn run_mutated(target: &str, rounds: u64, mutated: fn(&[Vec<u8>], &mut Rng) -> V
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| body(&input))) {
             let file = std::env::temp_dir().join(format!("arc-fuzz-{target}-{round}"));
             fs::write(&file, &input).unwrap();
-            println!("round {round}: the input is in {}; `just fuzz {target} {0}` takes it, too", file.display());
+            let file = file.display();
+            println!("round {round}: `cargo +nightly fuzz run --fuzz-dir fuzz {target} {file}` takes this input, too");
             resume_unwind(panic);
         }
     }
@@ -91,7 +92,7 @@ fn no_footer_brings_the_survey_down() {
 }
 
 #[test]
-fn no_file_brings_the_decoder_of_columns_down_or_is_merged_to_other_rows() {
+fn no_file_brings_the_decoder_of_columns_down_or_is_merged_to_fewer_or_more_rows() {
     run_mutated("file", 2_000, mutated_file, targets::file);
 }
 

@@ -49,11 +49,11 @@ impl Setup {
     pub const REUSED_NAME: Self = Self { reused_name: true, ..Self::WORKERS };
     pub const UNTIDIED: Self = Self { untidied: true, ..Self::SMALL };
     pub const VERY_LATE: Self = Self { very_late_writes: true, attempts: [2, 1], ..Self::UNTIDIED };
-    pub const READER: Self = Self { reader: true, attempts: [2, 1], ..Self::WORKERS };
+    pub const READER: Self = Self { reader: true, ..Self::WORKERS };
     pub const GUESSES: Self = Self { guesses: true, ..Self::WORKERS };
     pub const GUESSING_READER: Self = Self { guesses: true, attempts: [1, 1], ..Self::READER };
     /// One early file and two late ones: what a page shows may be older than another late file.
-    pub const PAGED: Self = Self { paged: true, early: 0b0001, late: 0b0110, attempts: [2, 1], ..Self::WORKERS };
+    pub const PAGED: Self = Self { paged: true, early: 0b0001, late: 0b0110, ..Self::WORKERS };
     pub const LOST_RECORD: Self = Self { late: 0, lost_record: true, ..Self::WORKERS };
 
     pub const fn with_attempts(self, attempts: [u8; 2]) -> Self {

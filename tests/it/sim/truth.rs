@@ -34,8 +34,11 @@ struct Known {
     heads: BTreeMap<Generation, Record>,
     /// Raw files that somebody removed while they counted, and that are in no output.
     removed: BTreeMap<String, Removed>,
-    /// Rows of all files that were ever removed so.
-    in_doubt: BTreeSet<i64>,
+    /// When rows of files that were removed so went, or came back: who was looking by then may see them, or not.
+    in_doubt: HashMap<i64, u64>,
+    /// Whether an attempt is open of whose inputs somebody removed some, and when that was last so.
+    inputs_missing: bool,
+    inputs_missing_until: u64,
 }
 
 #[derive(Debug)]
@@ -62,7 +65,7 @@ pub struct Truth {
     partitions: BTreeMap<PartitionId, Known>,
     decoded: HashMap<(String, String), Option<Arc<Vec<Row>>>>,
     parsed: Heads,
-    /// When a caller last began to list a partition, or last published a file there. Removals are counted along.
+    /// When a caller last began to list a partition, or last published a file there. What others do is counted along.
     last: HashMap<(String, PartitionId), u64>,
     moment: u64,
     pub past: Past,
@@ -151,6 +154,16 @@ fn inputs_of(file: &Bytes) -> Vec<String> {
     stated.flat_map(|names| serde_json::from_str::<Vec<String>>(names).unwrap()).collect()
 }
 
+impl Known {
+    /// Removed files that attempts were made from whose outcome is open.
+    fn missing_inputs(&self, scene: &Scene) -> Vec<String> {
+        let next = FileKind::Ours(scene.head.generation().next());
+        let open = scene.data.iter().filter(|(file, _)| file.kind == next);
+        let inputs: BTreeSet<String> = open.flat_map(|(_, object)| inputs_of(&object.bytes)).collect();
+        inputs.into_iter().filter(|name| self.removed.contains_key(name)).collect()
+    }
+}
+
 impl Truth {
     /// The first thing that is not as it must be ends the simulation.
     pub fn breaks(&mut self, invariant: &str, what: &str) {
@@ -185,7 +198,7 @@ impl Truth {
             self.decoded(partition, object).iter().flat_map(|rows| rows.iter()).map(|r| r.number).collect();
         let known = self.partitions.entry(partition.clone()).or_default();
         known.rows.retain(|row| !rows.contains(row));
-        known.in_doubt.extend(&rows);
+        known.in_doubt.extend(rows.iter().map(|row| (*row, self.moment)));
         let count = rows.len();
         known.removed.insert(name.to_owned(), Removed { at: self.moment, rows, bytes: object.bytes.clone() });
         count
@@ -212,10 +225,12 @@ impl Truth {
     fn bring_back(&mut self, partition: &PartitionId, record: &Record) {
         let caller = record.worker_id.rsplit(':').next().unwrap_or_default().to_owned();
         let looked = self.last.get(&(caller, partition.clone())).copied().unwrap_or_default();
+        self.moment += 1;
         let known = self.partitions.entry(partition.clone()).or_default();
         for retired in &record.retired {
             let Some(removed) = known.removed.remove(&retired.name) else { continue };
             known.rows.extend(&removed.rows);
+            known.in_doubt.extend(removed.rows.iter().map(|row| (*row, self.moment)));
             if removed.at < looked {
                 let what = format!(
                     "{partition}: record {} is made from {}, which was removed before its outputs were there",
@@ -229,25 +244,28 @@ impl Truth {
     /// Removed files that attempts were made from whose outcome is open.
     pub fn missing_inputs(&mut self, partition: &PartitionId, objects: Vec<Object>) -> Vec<String> {
         let Ok(scene) = Scene::of(partition, objects, &mut self.parsed) else { return Vec::new() };
-        let next = FileKind::Ours(scene.head.generation().next());
-        let open = scene.data.iter().filter(|(file, _)| file.kind == next);
-        let inputs: BTreeSet<String> = open.flat_map(|(_, object)| inputs_of(&object.bytes)).collect();
-        let removed = self.partitions.get(partition).map(|known| &known.removed);
-        inputs.into_iter().filter(|name| removed.is_some_and(|removed| removed.contains_key(name))).collect()
+        self.partitions.get(partition).map(|known| known.missing_inputs(&scene)).unwrap_or_default()
     }
 
     /// A removed file comes back: its rows count again. Gives its bytes.
     pub fn restored(&mut self, partition: &PartitionId, name: &str) -> Bytes {
+        self.moment += 1;
         let known = self.partitions.get_mut(partition).expect("it has missing files");
         let removed = known.removed.remove(name).expect("it is missing");
-        known.rows.extend(removed.rows);
+        known.rows.extend(&removed.rows);
+        known.in_doubt.extend(removed.rows.iter().map(|row| (*row, self.moment)));
         removed.bytes
     }
 
-    /// Whether somebody removed files that counted.
-    pub fn anything_removed(&self, partition: &str) -> bool {
+    /// To be remembered by who begins to look.
+    pub fn now(&self) -> u64 {
+        self.moment
+    }
+
+    /// Whether at any time since then an attempt was open of whose inputs somebody had removed some.
+    pub fn inputs_missing_since(&self, partition: &str, began: u64) -> bool {
         let known = partition.parse().ok().and_then(|partition: PartitionId| self.partitions.get(&partition));
-        known.is_some_and(|known| !known.in_doubt.is_empty())
+        known.is_some_and(|known| known.inputs_missing || known.inputs_missing_until > began)
     }
 
     /// The numbers of all rows of a partition.
@@ -314,6 +332,7 @@ impl Truth {
             Err(error) => return self.breaks("I4", &format!("{partition} cannot be read by anybody: {error}")),
         };
         self.check_head(partition, &scene);
+        self.notice_missing_inputs(partition, &scene);
         for live in scene.head.live() {
             let there = scene.data.iter().find(|(file, _)| file.name == live.name);
             if there.is_none_or(|(file, _)| file.size_bytes != live.size_bytes) {
@@ -338,6 +357,16 @@ impl Truth {
             let what = format!("{partition}: {name} is not as it was");
             self.breaks("I9", &what);
         }
+    }
+
+    fn notice_missing_inputs(&mut self, partition: &PartitionId, scene: &Scene) {
+        let known = self.partitions.entry(partition.clone()).or_default();
+        let missing = !known.removed.is_empty() && !known.missing_inputs(scene).is_empty();
+        if missing || known.inputs_missing {
+            self.moment += 1;
+            known.inputs_missing_until = self.moment;
+        }
+        known.inputs_missing = missing;
     }
 
     /// I7, I8: one record for each generation, one after the other, about sorted files.
@@ -397,17 +426,25 @@ impl Truth {
         }
     }
 
-    /// What a reader saw who began when `before` had been written and ended when `after` had.
-    pub fn check_reader(&mut self, partition: &PartitionId, before: &BTreeSet<i64>, mut seen: Vec<i64>) {
-        let after = self.rows(partition);
+    /// What a reader saw who began when `before` had been written, at that time, and ended when `after` had.
+    pub fn check_reader(
+        &mut self,
+        partition: &PartitionId,
+        (began, before): (u64, &BTreeSet<i64>),
+        mut seen: Vec<i64>,
+    ) {
         seen.sort_unstable();
         let doubled = seen.windows(2).any(|pair| pair[0] == pair[1]);
-        // What somebody removes it may see still, or not any more.
-        let in_doubt = self.partitions.get(partition).map(|known| known.in_doubt.clone()).unwrap_or_default();
-        let seen: BTreeSet<i64> = seen.into_iter().filter(|row| !in_doubt.contains(row)).collect();
-        let lost: Vec<_> = before.difference(&seen).filter(|row| !in_doubt.contains(row)).collect();
-        if doubled || !lost.is_empty() || !seen.is_subset(&after) {
-            let what = format!("a reader of {partition} saw wrong rows: lost {lost:?}, doubled: {doubled}");
+        let Some(known) = self.partitions.get(partition) else { return };
+        // What goes or comes back meanwhile it may see, or not.
+        let sure = |row: &i64| known.in_doubt.get(row).is_none_or(|changed| *changed <= began);
+        let seen: BTreeSet<i64> = seen.into_iter().filter(sure).collect();
+        let lost: Vec<_> = before.difference(&seen).filter(|row| sure(row)).collect();
+        let invented: Vec<_> = seen.difference(&known.rows).collect();
+        if doubled || !lost.is_empty() || !invented.is_empty() {
+            let what = format!(
+                "a reader of {partition} saw wrong rows: lost {lost:?}, from nowhere {invented:?}, doubled: {doubled}"
+            );
             self.breaks("I4", &what);
         }
     }
