@@ -26,7 +26,7 @@ sim SEED:
 
 # Breaks the safety-relevant lines one by one, in a copy: do the tests notice? All, or those whose name contains a text
 mutants NAME="" *CARGO:
-    ARC_MUTANTS={{NAME}} cargo test --release {{CARGO}} --test it mutations::every_mutation_is_caught -- --nocapture
+    ARC_MUTANTS={{NAME}} cargo test --release {{CARGO}} --test it mutations::mutations_that_are_asked_for_are_caught -- --nocapture
 
 # Realistic telemetry, compacted before your eyes
 demo *ARGS:

@@ -80,6 +80,31 @@ fn run_dying(config: &Path, point: usize) {
     block_on(manager.run_compaction_cycle(Scope::default(), CancellationToken::new())).unwrap();
 }
 
+/// What a job leaves that died right after the last of its effects of a kind: of as many partitions as are asked for, each
+/// prepared by `prepare`. A run of the same that nobody kills shows which effect that is.
+pub fn dead_after_last(kind: impl Fn(&str) -> bool, prepare: impl Fn() -> Arc) -> impl Fn() -> Arc {
+    let clean = prepare();
+    assert!(!dies_at(&clean, usize::MAX));
+    let passed = fs::read_to_string(clean.dir().join(PASSED)).unwrap();
+    let last = passed.lines().collect::<Vec<_>>().into_iter().rposition(kind);
+    let last = last.unwrap_or_else(|| panic!("no such effect among these:\n{passed}"));
+    move || {
+        let arc = prepare();
+        assert!(dies_at(&arc, 2 * last + 1), "it was to die after effect {last}");
+        arc
+    }
+}
+
+/// A job's outputs become visible to those who list.
+pub fn is_publication(effect: &str) -> bool {
+    effect.starts_with("copy") && effect.ends_with("_compacted.parquet")
+}
+
+/// A record of the partition is made, which decides.
+pub fn is_commit(effect: &str) -> bool {
+    effect.starts_with("copy") && effect.contains("/_compaction/")
+}
+
 /// Starts the victim; `true` if it died on the way, `false` if it came to the end.
 fn dies_at(arc: &Arc, point: usize) -> bool {
     let order = format!("{point}:{}", arc.config_file().display());
@@ -98,7 +123,8 @@ pub fn died(victim: &mut Command) -> bool {
 /// Readers in a loop, until they are stopped: one by the snapshot rule, which never sees anything but `expected`; and two of
 /// all `*.parquet` files, which no rule of ours allows. One of these reads the rows, of which it never misses any; the other
 /// only counts them, as fast as it can, to see for how long some are there twice.
-struct Readers {
+#[derive(Debug)]
+pub struct Readers {
     stop: Shared<AtomicBool>,
     looks: Shared<AtomicUsize>,
     rows: thread::JoinHandle<()>,
@@ -107,8 +133,8 @@ struct Readers {
 
 /// For how long rows were there twice, at a stretch.
 #[derive(Debug, Clone, Copy, Default)]
-struct Window {
-    doubled: Duration,
+pub struct Window {
+    pub doubled: Duration,
     /// The longest time between two looks: what `doubled` may be wrong by.
     between_looks: Duration,
 }
@@ -120,7 +146,7 @@ impl std::fmt::Display for Window {
 }
 
 impl Readers {
-    fn start(arc: &Arc, expected: String) -> Self {
+    pub fn start(arc: &Arc, expected: String) -> Self {
         let (stop, looks) = (Shared::new(AtomicBool::new(false)), Shared::new(AtomicUsize::new(0)));
         let (data, stopped, counted) = (arc.data(), Shared::clone(&stop), Shared::clone(&looks));
         let right = distinct_of_all(&data).unwrap();
@@ -144,7 +170,7 @@ impl Readers {
     }
 
     /// Stops the readers, which must have had at least one good look.
-    fn stop(self) -> Window {
+    pub fn stop(self) -> Window {
         while self.looks.load(Ordering::SeqCst) == 0 && !self.rows.is_finished() {
             thread::yield_now();
         }
@@ -209,8 +235,8 @@ fn assert_every_step(passed: &str) {
         |line| line.starts_with("change state"),
         |line| line.starts_with("change state"),
         |line| line.starts_with("change state"),
-        |line| line.starts_with("copy") && line.ends_with("_compacted.parquet"),
-        |line| line.starts_with("copy") && line.contains("/_compaction/"),
+        is_publication,
+        is_commit,
         |line| line.starts_with("change state"),
         |line| line.starts_with("delete") && line.ends_with(".parquet"),
         |line| line.starts_with("change state"),

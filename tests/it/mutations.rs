@@ -20,6 +20,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::support::again;
+
 mod commit;
 mod job;
 mod leases;
@@ -129,12 +131,10 @@ fn every_mutation_has_its_place_and_its_tests() {
     }
 }
 
-/// What `just mutants` runs.
+/// What `just mutants` runs. Takes minutes, so it does nothing unless it is asked for.
 #[test]
-fn every_mutation_is_caught() {
-    #[allow(clippy::disallowed_methods, reason = "how a person asks for it")]
-    let asked = std::env::var("ARC_MUTANTS").ok();
-    if let Some(text) = asked {
+fn mutations_that_are_asked_for_are_caught() {
+    if let Some(text) = again::asked("ARC_MUTANTS") {
         runner::run(&text);
     }
 }
