@@ -1,14 +1,18 @@
-//! The shipped program, killed by SIGKILL at every system call that changes a name on disk or makes something durable, and at
-//! some of those that write, in whichever of its threads and processes that happens: on storage, in the temporary folder,
-//! in the state database. Right after it a reader by the snapshot rule sees the same rows, and the next `arc compact` ends
-//! the work with the same rows and nothing left over (I1, I4, I5).
+//! The shipped program, killed by SIGKILL as it is about to make a system call that changes a disk, in whichever of its
+//! threads and processes that is: on storage, in the temporary folder, in the state database. Right after it a reader by the
+//! snapshot rule sees the same rows, and the next `arc compact` ends the work with the same rows and nothing left over
+//! (I1, I4, I5). The signal goes to the program itself; a child that merges for it has to end on its own (T25).
+//!
+//! Every call that changes a name or makes something durable is died at, and some of those that write to a file below the
+//! test's folder, or open one with leave to make it, of which there are many: `ARC_KILL_FULL=1` takes all. What is written
+//! through a mapping of memory is no call, and is not died at.
+//!
+//! Points are numbers of calls, and threads differ by a few calls from run to run: `ARC_ONLY` goes to the same call or to
+//! one near it.
 //!
 //! [`crate::crash`] has the same for the steps of a job, with the effects by their names; here nothing is put between the
 //! program and the kernel. The killer is this test binary itself, started again with one test selected: [`tracer`], which
 //! counts system calls with ptrace(2).
-//!
-//! `ARC_KILL_FULL=1` takes every write, and every opening of a file that it makes if there is none, too. How the work falls to
-//! threads differs a little from run to run, so the same number may be a neighbouring call in the next one.
 #![cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
 
 use std::collections::HashSet;
