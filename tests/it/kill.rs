@@ -32,7 +32,7 @@ use nix::unistd::Pid;
 use serde_json::Value;
 
 use crate::crash::{Readers, Window, dead_after_last, is_commit, is_publication};
-use crate::support::{Arc, PARTITION, again, each, fingerprint, incompressible, rows_of};
+use crate::support::{Arc, PARTITION, Run, again, each, fingerprint, incompressible, rows_of};
 
 const TRACER: &str = "ARC_TEST_TRACER";
 
@@ -253,13 +253,9 @@ impl Shape {
     fn compact(&self, arc: &Arc) {
         let mut run = arc.compact();
         if run.code == 0 && run.json()["skipped"][0]["reason"] == "backing_off" {
-            // Two attempts in a row have died. Nobody waits here: whoever has no history suspects nobody.
+            // Two attempts in a row have died, so it waits unless somebody asks for it.
             assert!(self.has_died, "{run:#?}");
-            for file in ["arc.db", "arc.db-wal", "arc.db-shm"] {
-                // Only the first is always there.
-                let _ = fs::remove_file(arc.dir().join(file));
-            }
-            run = arc.compact();
+            run = Run::of(&mut arc.command(&["compact", "--json", "--partition", PARTITION]));
         }
         if run.code == 0 {
             return;
