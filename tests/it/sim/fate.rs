@@ -181,7 +181,9 @@ impl Fate {
     /// Everybody goes on as far as they can; new calls are queued.
     async fn settle(&mut self) {
         tokio::time::sleep(STEP).await;
-        for call in self.world.wire.take() {
+        // What a task began that was being ended: whether it came that far is decided by how fast its thread was.
+        let came = self.world.wire.take().into_iter().filter(|call| !call.is_abandoned());
+        for call in came.collect::<Vec<_>>() {
             let is_reader = call.caller.starts_with('r');
             let chance = if is_reader { self.weather.slow.max(self.weather.slow_readers) } else { self.weather.slow };
             let slow = self.random.f64() < chance;
