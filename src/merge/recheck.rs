@@ -235,3 +235,56 @@ fn declared_order(path: &Path) -> Option<Vec<String>> {
     };
     std::panic::catch_unwind(std::panic::AssertUnwindSafe(read)).unwrap_or(None)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use tempfile::TempDir;
+
+    use super::super::fixtures::{Inputs, times};
+    use super::super::testing::request;
+    use super::*;
+
+    fn recheck(memory_bytes: u64) -> (TempDir, Recheck) {
+        let work = tempfile::tempdir().unwrap();
+        let model = request(&[]);
+        let limits = MergeLimits { memory_bytes, ..model.limits };
+        let work_dir = work.path().canonicalize().unwrap();
+        (work, Recheck { work_dir, options: model.options, limits })
+    }
+
+    #[test]
+    fn a_file_that_nobody_can_read_here_is_said_to_be_unexamined_and_the_fingerprint_to_be_unknown() {
+        let mut files = Inputs::new();
+        files.columns(&[("time", times(0, 3))]);
+        files.bytes(b"PARE\0\0\0\0\0\0\0\0PARE");
+        files.bytes(b"no Parquet file at all");
+        let (_work, recheck) = recheck(512 << 20);
+        let seen = recheck.content(&files.inputs, &CancellationToken::new()).unwrap();
+        let [Look::Read(content), Look::NotExamined(why), Look::Unreadable(_)] = &seen.looks[..] else {
+            panic!("{:?}", seen.looks)
+        };
+        assert_eq!((content.rows, seen.fingerprint), (3, None));
+        assert!(why.contains("encrypted"), "{why}");
+    }
+
+    /// A merge would leave some of them for the next one. Nobody would come back to them here.
+    #[test]
+    fn every_file_is_looked_at_however_much_is_kept_of_their_columns() {
+        const MEMORY: u64 = 2 << 20;
+        let mut files = Inputs::new();
+        for start in 0..12 {
+            let columns: Vec<_> = (0..300).map(|i| (format!("column_{i}"), times(start, 1))).collect();
+            let named = columns.iter().map(|(name, values)| (name.as_str(), Arc::clone(values)));
+            files.columns(&[("time", times(start, 1))].into_iter().chain(named).collect::<Vec<_>>());
+        }
+        let kept = files.survey_within(MEMORY).0.len();
+        assert!((1..12).contains(&kept), "a merge would take {kept} of 12");
+        let (_work, recheck) = recheck(MEMORY);
+        let (groups, set_aside) =
+            recheck.groups(&files.inputs, &[const { None }; 12], &CancellationToken::new()).unwrap();
+        assert_eq!(groups.iter().map(|group| group.files().count()).sum::<usize>(), 12);
+        assert_eq!(set_aside, []);
+    }
+}

@@ -154,6 +154,8 @@ mod tests {
     use parquet::file::writer::SerializedFileWriter;
     use parquet::schema::parser::parse_message_type;
 
+    use super::super::resources::ProcessMemory;
+    use super::super::testing::{alone, is_measuring};
     use super::*;
 
     /// A file with one optional column `ty`, holding `values` and a null, checked.
@@ -205,6 +207,37 @@ mod tests {
                 assert!(error.contains("a value does not fit its type"), "{error}");
             }
         }
+    }
+
+    /// A file of a few hundred bytes may hold as many values as one likes.
+    #[test]
+    fn values_are_looked_at_in_small_pieces() {
+        // Made by the process that asks, so that the making does not count.
+        let asks = if is_measuring() { std::os::unix::process::parent_id() } else { std::process::id() };
+        let path = std::env::temp_dir().join(format!("arc-many-values-{asks}.parquet"));
+        if !is_measuring() {
+            let values = vec![7; 10_000_000];
+            let schema = Arc::new(parse_message_type("message m { required int32 v (INTEGER(8, true)); }").unwrap());
+            let none = WriterProperties::builder().set_statistics_enabled(EnabledStatistics::None).build();
+            let file = File::create(&path).unwrap();
+            let mut writer = SerializedFileWriter::new(file, schema, Arc::new(none)).unwrap();
+            let mut row_group = writer.next_row_group().unwrap();
+            let mut column = row_group.next_column().unwrap().unwrap();
+            column.typed::<Int32Type>().write_batch(&values, None, None).unwrap();
+            column.close().unwrap();
+            row_group.close().unwrap();
+            writer.close().unwrap();
+        }
+        let measure = || {
+            let metadata = SerializedFileReader::new(File::open(&path).unwrap()).unwrap().metadata().clone();
+            let before = ProcessMemory::of_this_process().unwrap();
+            check(&path, &metadata).unwrap();
+            let after = ProcessMemory::of_this_process().unwrap();
+            after.peak_bytes.saturating_sub(before.resident_bytes).to_string()
+        };
+        let Some(text) = alone(module_path!(), "values_are_looked_at_in_small_pieces", measure) else { return };
+        std::fs::remove_file(path).unwrap();
+        assert!(text.parse::<u64>().unwrap() < 16 << 20, "{text}");
     }
 
     #[test]

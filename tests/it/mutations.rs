@@ -29,6 +29,7 @@ mod merge;
 mod partition;
 mod runner;
 mod storage;
+mod survey;
 
 /// A way to break a rule.
 #[derive(Debug)]
@@ -62,9 +63,17 @@ impl Mutation {
 }
 
 fn all() -> impl Iterator<Item = &'static Mutation> + Clone {
-    [job::MUTATIONS, commit::MUTATIONS, partition::MUTATIONS, storage::MUTATIONS, leases::MUTATIONS, merge::MUTATIONS]
-        .into_iter()
-        .flatten()
+    [
+        job::MUTATIONS,
+        commit::MUTATIONS,
+        partition::MUTATIONS,
+        storage::MUTATIONS,
+        leases::MUTATIONS,
+        merge::MUTATIONS,
+        survey::MUTATIONS,
+    ]
+    .into_iter()
+    .flatten()
 }
 
 /// The mutated files, with all mutations in them.

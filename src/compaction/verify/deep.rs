@@ -187,3 +187,38 @@ async fn raw_files(env: &JobEnv, evidence: &Evidence<'_>, known: &BTreeSet<&str>
     }
     Ok(findings)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::compaction::adopt::check::Footers;
+    use crate::compaction::testing::{file, head, listing, ours, partition, view};
+    use crate::merge::recheck::Content;
+
+    /// Nobody may take it for proven, and nothing is said of rows that nobody has seen.
+    #[test]
+    fn a_file_whose_rows_were_not_read_is_named() {
+        let files = [file(&ours(1, 'a')), file(&ours(1, 'b'))];
+        let shown = view(head(1, &files, &[]), listing(files.to_vec(), [1]));
+        let partition = partition();
+        let evidence = Evidence { partition: &partition, view: shown, footers: Footers::new() };
+        let read = Content { rows: 1, min_time: None, max_time: None, steps_back: Some(0) };
+        let unread = "what is kept of its columns takes too much";
+        let seen = Rechecked {
+            looks: vec![Look::Read(read), Look::NotExamined(unread.to_owned())],
+            fingerprint: None,
+            engine: "engine".to_owned(),
+        };
+        let proof = Proof {
+            generation: Generation(1),
+            fingerprint: "of both".to_owned(),
+            engine: "engine".to_owned(),
+            files: 2,
+            rows: 2,
+        };
+        let findings = content(&evidence, &files.iter().collect::<Vec<_>>(), &seen, &[proof]);
+        let [finding] = &findings[..] else { panic!("{findings:?}") };
+        assert_eq!((finding.kind, &finding.files[..]), (Kind::Unchecked, &[files[1].name.clone()][..]));
+        assert!(finding.detail.contains(unread), "{}", finding.detail);
+    }
+}

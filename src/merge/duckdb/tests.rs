@@ -347,6 +347,22 @@ fn names_and_paths_may_hold_anything() {
     fixture.check(&request);
 }
 
+/// Two reasons for one file would be two accounts of it, and the second look knows less.
+#[test]
+fn what_was_found_out_about_a_file_says_more_than_another_look_at_its_footer() {
+    let mut fixture = Fixture::new();
+    let path = fixture.file("a.parquet", "SELECT range AS time FROM range(10)");
+    fixture.file("b.parquet", "SELECT range AS time FROM range(10)");
+    fs::write(&path, b"no longer what it was").unwrap();
+    let request = fixture.request();
+    let found = SetAsideReason::Unreadable("found out with effort".to_owned());
+    let left_out = BTreeMap::from([(0, found.clone())]);
+    let (progress, cancel) = (ProgressSink::ignore(), CancellationToken::new());
+    let (_, set_aside) = survey_sound(&request, &left_out, &progress, &cancel).unwrap();
+    let of_a: Vec<_> = set_aside.iter().filter(|aside| aside.name == "a.parquet").map(|aside| &aside.reason).collect();
+    assert_eq!(of_a, [&found]);
+}
+
 #[test]
 fn a_file_with_damaged_data_is_set_aside_and_the_others_are_merged() {
     for verify in [Verify::Content, Verify::Footers] {

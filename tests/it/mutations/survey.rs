@@ -1,0 +1,97 @@
+//! Looking at files before they are merged, or long after: what is left out, for which reason, and in how much memory.
+
+use super::Fate::CaughtBy;
+use super::Mutation;
+
+pub const MUTATIONS: &[Mutation] = &[
+    Mutation {
+        name: "footers_decoded_whatever_they_take",
+        breaks: "a footer is decoded only if that fits into its share of the memory",
+        file: "src/merge/survey_room.rs",
+        edits: &[("if need > limit / DECODING_SHARE {", "if !MUTANT && need > limit / DECODING_SHARE {")],
+        fate: CaughtBy(&[
+            "lib merge::survey::tests::a_footer_takes_no_more_memory_than_is_counted_for_it_and_no_more_than_there_is",
+        ]),
+    },
+    Mutation {
+        name: "columns_kept_whatever_they_take",
+        breaks: "what is kept of all files fits into its share of the memory",
+        file: "src/merge/survey_room.rs",
+        edits: &[("if need > limit - kept.bytes {", "if !MUTANT && need > limit.saturating_sub(kept.bytes) {")],
+        fate: CaughtBy(&[
+            "lib merge::survey::tests::files_of_whose_columns_no_more_can_be_kept_wait_for_the_next_merge",
+            "lib merge::survey::tests::the_first_files_are_kept_and_schemas_of_others_are_not",
+        ]),
+    },
+    Mutation {
+        name: "schemas_kept_uncounted",
+        breaks: "the schemas that are kept count",
+        file: "src/merge/survey_room.rs",
+        edits: &[("if known.is_some() { 0 }", "if MUTANT || known.is_some() { 0 }")],
+        fate: CaughtBy(&["lib merge::survey::tests::the_first_files_are_kept_and_schemas_of_others_are_not"]),
+    },
+    Mutation {
+        name: "first_come_first_kept",
+        breaks: "which files are kept depends on their order, and not on which thread was faster",
+        file: "src/merge/survey_room.rs",
+        edits: &[("kept.next < self.index;", "!MUTANT && kept.next < self.index;")],
+        fate: CaughtBy(&["lib merge::survey::tests::the_first_files_are_kept_and_schemas_of_others_are_not"]),
+    },
+    Mutation {
+        name: "never_too_large",
+        breaks: "a file that no later merge could take either is said to be too large",
+        file: "src/merge/survey_room.rs",
+        edits: &[("if need > limit {", "if !MUTANT && need > limit {")],
+        fate: CaughtBy(&[
+            "lib merge::survey::tests::a_file_of_which_more_would_be_kept_than_a_survey_may_is_too_large",
+        ]),
+    },
+    Mutation {
+        name: "two_accounts_of_one_file",
+        breaks: "a file is left out once, with the reason that was found with effort",
+        file: "src/merge/duckdb.rs",
+        edits: &[(
+            "retain(|aside| !named.contains(&aside.name))",
+            "retain(|aside| MUTANT || !named.contains(&aside.name))",
+        )],
+        fate: CaughtBy(&[
+            "lib merge::duckdb::tests::what_was_found_out_about_a_file_says_more_than_another_look_at_its_footer",
+        ]),
+    },
+    Mutation {
+        name: "all_values_at_once",
+        breaks: "values without statistics are looked at in small pieces",
+        file: "src/merge/value_range.rs",
+        edits: &[("column.read_records(BATCH, ", "column.read_records(if MUTANT { usize::MAX } else { BATCH }, ")],
+        fate: CaughtBy(&["lib merge::value_range::tests::values_are_looked_at_in_small_pieces"]),
+    },
+    Mutation {
+        name: "deep_check_leaves_files_out",
+        breaks: "a deep check looks at every file, whatever that takes",
+        file: "src/merge/recheck.rs",
+        edits: &[(
+            "memory_bytes: u64::MAX, ..self.limits",
+            "memory_bytes: if MUTANT { self.limits.memory_bytes } else { u64::MAX }, ..self.limits",
+        )],
+        fate: CaughtBy(&["lib merge::recheck::tests::every_file_is_looked_at_however_much_is_kept_of_their_columns"]),
+    },
+    Mutation {
+        name: "deep_check_passes_over_what_it_did_not_read",
+        breaks: "a file that a deep check did not read is named",
+        file: "src/compaction/verify/deep.rs",
+        edits: &[(
+            "            Look::NotExamined(why) => {\n",
+            "            Look::NotExamined(_) if MUTANT => {}\n            Look::NotExamined(why) => {\n",
+        )],
+        fate: CaughtBy(&["lib compaction::verify::deep::tests::a_file_whose_rows_were_not_read_is_named"]),
+    },
+    Mutation {
+        name: "fingerprint_of_what_was_read",
+        breaks: "there is a fingerprint only if every file was read",
+        file: "src/merge/recheck.rs",
+        edits: &[("fingerprint: all_read.then(", "fingerprint: (MUTANT || all_read).then(")],
+        fate: CaughtBy(&[
+            "lib merge::recheck::tests::a_file_that_nobody_can_read_here_is_said_to_be_unexamined_and_the_fingerprint_to_be_unknown",
+        ]),
+    },
+];
