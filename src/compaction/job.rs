@@ -272,7 +272,7 @@ impl Job<'_> {
         };
         self.begin_attempt(&plan, &settings).await;
         self.say_started(&plan);
-        let result = self.compact(&view, &plan, &settings, dir.path(), &mut facts).await;
+        let result = self.compact(&view, (&plan, &known), &settings, dir.path(), &mut facts).await;
         if let Err(error) = dir.remove() {
             warn!(target: LOG, job_id = self.id.job_id, %error, "The job's temp folder could not be removed; the next cycle will");
         }
@@ -285,7 +285,6 @@ impl Job<'_> {
             self.end_attempt(if taken_in { Ended::Succeeded } else { ended(&error) }).await;
             return skipped(SkipReason::NothingToMerge { set_aside });
         }
-        (facts.quarantined, facts.set_aside) = self.quarantine(&plan, &known, facts.set_aside).await;
         self.end_attempt(result.as_ref().map_or_else(ended, |()| Ended::Succeeded)).await;
         // Won, lost or unknown: forget everything, and tidy from what storage says now.
         let head = if result.is_ok() { plan.generation } else { view.head.generation() };
@@ -299,7 +298,7 @@ impl Job<'_> {
     async fn compact(
         &self,
         view: &View,
-        plan: &Plan,
+        (plan, known): (&Plan, &Known),
         settings: &PartitionSettings,
         dir: &Path,
         facts: &mut Facts,
@@ -330,7 +329,9 @@ impl Job<'_> {
         if !worth_publishing(self.partition, &consumed) {
             return Err(MergeError::NothingToMerge(self.still_there(outcome.set_aside).await?).into());
         }
-        facts.set_aside = self.still_there(outcome.set_aside.clone()).await?;
+        let set_aside = self.still_there(outcome.set_aside.clone()).await?;
+        // Before the commit: once the others are merged, nobody may look at a file that is left alone for a day.
+        (facts.quarantined, facts.set_aside) = self.quarantine(plan, known, set_aside).await;
         facts.peak_memory_bytes = outcome.peak_memory_bytes;
 
         facts.step = self.begin(Step::Publish)?;

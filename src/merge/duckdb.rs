@@ -27,8 +27,8 @@ use super::survey::survey;
 use super::suspects::contradictions;
 use super::work_dir::WorkDir;
 use super::{
-    Means, MergeEngine, MergeError, MergeOutcome, MergeProgress, MergeRequest, MergeStep, ProgressSink, SetAside,
-    SetAsideReason,
+    Means, MergeEngine, MergeError, MergeInput, MergeOutcome, MergeProgress, MergeRequest, MergeStep, ProgressSink,
+    SetAside, SetAsideReason,
 };
 
 /// Merges in this process, on a blocking thread. A crash of DuckDB is a crash of the process.
@@ -117,21 +117,24 @@ pub(super) fn survey_sound(
     progress: &ProgressSink,
     cancel: &CancellationToken,
 ) -> Result<(Vec<SchemaGroup>, Vec<SetAside>), MergeError> {
-    let total = request.inputs.len() as u64;
+    // Once more after damage was found: footers are quick to read, and keeping all of them would cost memory always. What was
+    // found out with effort about those that are left out says more than another look at their footers.
+    let (indices, inputs): (Vec<usize>, Vec<MergeInput>) = (request.inputs.iter().enumerate())
+        .filter(|(index, _)| !left_out.contains_key(index))
+        .map(|(index, input)| (index, input.clone()))
+        .unzip();
+    let total = inputs.len() as u64;
     let count = AtomicU64::new(0);
     let done = |_index: usize| {
         let done = count.fetch_add(1, Ordering::Relaxed) + 1;
         progress.report(MergeProgress { step: MergeStep::Survey, done, total, input_bytes_done: 0 });
     };
-    // Once more after damage was found: footers are quick to read, and keeping all of them would cost memory always.
-    let (mut surveyed, mut set_aside) = survey(&request.inputs, &request.limits, cancel, &done)?;
-    surveyed.retain(|s| !left_out.contains_key(&s.input));
-    // What was found out about them with effort says more than another look at their footers.
-    let name = |input: usize| &request.inputs[input].name;
-    let named: BTreeSet<&String> = left_out.keys().map(|&input| name(input)).collect();
-    set_aside.retain(|aside| !named.contains(&aside.name));
-    let left_out = left_out.iter();
-    set_aside.extend(left_out.map(|(&input, why)| SetAside { name: name(input).clone(), reason: why.clone() }));
+    let (mut surveyed, mut set_aside) = survey(&inputs, &request.limits, cancel, &done)?;
+    for file in &mut surveyed {
+        file.input = indices[file.input];
+    }
+    let name = |input: usize| request.inputs[input].name.clone();
+    set_aside.extend(left_out.iter().map(|(&input, why)| SetAside { name: name(input), reason: why.clone() }));
     let (groups, left_alone) = group(surveyed, &request.inputs, &request.options);
     set_aside.extend(left_alone);
     Ok((groups, set_aside))

@@ -33,17 +33,22 @@ impl fmt::Display for Hostile {
 
 impl std::error::Error for Hostile {}
 
-/// Walks a footer: the bytes before the last eight of a file.
+/// Walks a footer: the bytes before the last eight of a file. How many elements its schema has: columns and groups of them.
 ///
 /// # Errors
 /// When the library could not read it without danger, or at all.
-pub fn check(footer: &[u8]) -> Result<(), Hostile> {
+pub fn check(footer: &[u8]) -> Result<u64, Hostile> {
+    let mut elements = 0;
     let mut walk = Walk { rest: footer };
     walk.fields(&mut |walk, id, kind| match (id, kind) {
-        (SCHEMA_FIELD, LIST) => schema(walk),
+        (SCHEMA_FIELD, LIST) => {
+            elements += schema(walk)?;
+            Ok(())
+        }
         _ => walk.value(kind, 1),
     })
-    .map_err(Hostile)
+    .map_err(Hostile)?;
+    Ok(elements)
 }
 
 /// The footer within the last bytes of a file, if it is wholly among them.
@@ -54,8 +59,8 @@ pub fn within(tail: &[u8]) -> Option<&[u8]> {
     before.get(before.len().checked_sub(usize::try_from(length).ok()?)?..)
 }
 
-/// The elements of the schema stand one after another, each group before its children.
-fn schema(walk: &mut Walk<'_>) -> Result<(), String> {
+/// The elements of the schema stand one after another, each group before its children. How many there are.
+fn schema(walk: &mut Walk<'_>) -> Result<u64, String> {
     let (element, count) = walk.list()?;
     if element != STRUCT && count > 0 {
         return Err("a schema that is no list of structures".to_owned());
@@ -82,7 +87,7 @@ fn schema(walk: &mut Walk<'_>) -> Result<(), String> {
             return Err(format!("a schema of more than {MAX_SCHEMA_DEPTH} levels"));
         }
     }
-    Ok(())
+    Ok(count)
 }
 
 /// A column is complete, and with it every group of which it was the last.
@@ -119,7 +124,7 @@ mod tests {
 
     #[test]
     fn a_schema_may_nest_so_deep_and_no_deeper() {
-        assert_eq!(check(&nested(MAX_SCHEMA_DEPTH)), Ok(()));
+        assert_eq!(check(&nested(MAX_SCHEMA_DEPTH)), Ok(101));
         let error = check(&nested(MAX_SCHEMA_DEPTH + 1)).unwrap_err();
         assert_eq!(error.to_string(), "footer: a schema of more than 100 levels");
         assert!(check(&nested(1_000_000)).is_err());

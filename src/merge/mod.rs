@@ -264,7 +264,7 @@ pub enum SetAsideReason {
     #[error("takes more memory than a merge may use: {0}: raise compaction.memory_limit_mb, or run fewer jobs at once")]
     TooLarge(String),
     /// Nothing is known against it, and the next merge may take it: a search for damaged files ended before it got there, or it
-    /// did not fit into what a second attempt may use of the memory.
+    /// did not fit into what a second attempt may use of the memory, or beside what is kept of other files.
     #[error("left for the next merge: {0}")]
     Unexamined(String),
 }

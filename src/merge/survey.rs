@@ -26,8 +26,8 @@ use super::file_schema::{FileSchema, SchemaKey, Span};
 use super::footer_guard;
 use super::page_headers::{Pages, first_page};
 use super::stats::{FileColumnStats, StatValue};
-use super::survey_room::SurveyRoom;
-use super::value_range;
+use super::survey_room::{KEPT_PER_COLUMN, SurveyRoom};
+use super::value_range::{self, Problem};
 use super::{Means, MergeError, MergeInput, MergeLimits, SetAside, SetAsideReason};
 
 /// One readable input.
@@ -149,12 +149,16 @@ fn read_one(index: usize, input: &MergeInput, room: &SurveyRoom) -> Result<Surve
     }
     let decoded = catch_unwind(AssertUnwindSafe(|| {
         let footer_length = footer_length(&file, length)?;
-        let _turn = room.turn(footer_length).map_err(Failure::SetAside)?;
-        let metadata = decode(&file, length, footer_length)?;
+        let mut turn = room.turn(footer_length);
+        let mut admit = |elements| turn.admit(elements).map_err(Failure::SetAside);
+        admit(0)?;
+        let metadata = decode(&file, length, footer_length, admit)?;
         check_pages(&file, &metadata).map_err(unreadable)?;
         let surveyed = extract(index, length, &metadata, room)?;
-        let unsupported = |detail| Failure::SetAside(SetAsideReason::Unsupported(detail));
-        value_range::check(&input.path, &metadata).map_err(unsupported)?;
+        value_range::check(&file, &metadata).map_err(|problem| match problem {
+            Problem::Value(detail) => Failure::SetAside(SetAsideReason::Unsupported(detail)),
+            Problem::System(error) => Failure::System(error),
+        })?;
         Ok(surveyed)
     }));
     let mut surveyed = decoded.unwrap_or_else(|_| Err(unreadable("the decoder panicked on the footer")))?;
@@ -171,7 +175,7 @@ fn open(path: &Path) -> Result<File, Failure> {
 
 /// Reads the footer of a file of this length, if that can be done without danger.
 pub(super) fn footer(file: &File, length: u64) -> Result<ParquetMetaData, Failure> {
-    decode(file, length, footer_length(file, length)?)
+    decode(file, length, footer_length(file, length)?, |_| Ok(()))
 }
 
 /// How long the footer of a file of this length is.
@@ -193,12 +197,18 @@ fn footer_length(mut file: &File, length: u64) -> Result<u64, Failure> {
     Ok(claimed)
 }
 
-fn decode(mut file: &File, length: u64, footer_length: u64) -> Result<ParquetMetaData, Failure> {
+/// `admit` is told how many elements the schema has, before anything is made of them.
+fn decode(
+    mut file: &File,
+    length: u64,
+    footer_length: u64,
+    admit: impl FnOnce(u64) -> Result<(), Failure>,
+) -> Result<ParquetMetaData, Failure> {
     let start = length - 8 - footer_length;
     let mut footer = Vec::new();
     let read = file.seek(SeekFrom::Start(start)).and_then(|_| file.take(footer_length).read_to_end(&mut footer));
     read.map_err(unreadable)?;
-    footer_guard::check(&footer).map_err(unreadable)?;
+    admit(footer_guard::check(&footer).map_err(unreadable)?)?;
     let metadata = ParquetMetaDataReader::decode_metadata(&footer).map_err(unreadable)?;
     check(&metadata, length).map_err(unreadable)?;
     Ok(metadata)
@@ -322,8 +332,7 @@ impl Surveyed {
             _ => 0,
         };
         let texts: usize = self.columns.iter().map(|column| text(&column.min) + text(&column.max)).sum();
-        let column = size_of::<FileColumnStats>() + size_of::<u64>() + size_of::<Span>();
-        (size_of::<Self>() + self.columns.len() * column + texts) as u64
+        (size_of::<Self>() + texts) as u64 + self.columns.len() as u64 * KEPT_PER_COLUMN
     }
 }
 

@@ -9,7 +9,7 @@
 //! otherwise the values themselves are read, in small pieces.
 
 use std::fs::File;
-use std::path::Path;
+use std::io;
 
 use duckdb::arrow::datatypes::DataType;
 use parquet::basic::{LogicalType, TimeUnit};
@@ -78,11 +78,20 @@ impl Limits {
     }
 }
 
-/// Checks every leaf of the file at `path`, of which `metadata` is the footer.
+/// Why a file does not pass.
+#[derive(Debug)]
+pub(super) enum Problem {
+    /// Which column has a value that a rewrite would change, or may have.
+    Value(String),
+    /// The machine has run out of something, descriptors for example. It says nothing about the file.
+    System(io::Error),
+}
+
+/// Checks every leaf of a file, of which `metadata` is the footer.
 ///
 /// # Errors
-/// Which column has a value that a rewrite would change, or may have.
-pub(super) fn check(path: &Path, metadata: &ParquetMetaData) -> Result<(), String> {
+/// When a rewrite would change a value or may do so, or when that could not be found out.
+pub(super) fn check(file: &File, metadata: &ParquetMetaData) -> Result<(), Problem> {
     let mut reader = None;
     for (index, leaf) in metadata.file_metadata().schema_descr().columns().iter().enumerate() {
         let (Some(limits), Ok(ty)) = (Limits::of(leaf), ColumnType::of(leaf.self_type(), &DataType::Null)) else {
@@ -98,22 +107,34 @@ pub(super) fn check(path: &Path, metadata: &ParquetMetaData) -> Result<(), Strin
                 _ if nothing => true,
                 _ => {
                     if reader.is_none() {
-                        let file = File::open(path).map_err(|e| e.to_string())?;
-                        reader = Some(SerializedFileReader::new(file).map_err(|e| e.to_string())?);
+                        let file = file.try_clone().map_err(Problem::System)?;
+                        reader = Some(SerializedFileReader::new(file).map_err(|e| problem("the footer", &e))?);
                     }
                     let reader = reader.as_ref().expect("opened above");
                     let column = reader.get_row_group(number).and_then(|rg| rg.get_column_reader(index));
                     column
                         .and_then(|column| values_fit(column, &limits))
-                        .map_err(|e| format!("column {}: its values cannot be checked: {e}", leaf.path()))?
+                        .map_err(|e| problem(&format!("column {}", leaf.path()), &e))?
                 }
             };
             if !fits {
-                return Err(format!("column {}: a value does not fit its type, {}", leaf.path(), ty.sql()));
+                let (column, ty) = (leaf.path(), ty.sql());
+                return Err(Problem::Value(format!("column {column}: a value does not fit its type, {ty}")));
             }
         }
     }
     Ok(())
+}
+
+fn problem(place: &str, error: &ParquetError) -> Problem {
+    let system = match error {
+        ParquetError::External(source) => source.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error),
+        _ => None,
+    };
+    match system {
+        Some(code) => Problem::System(io::Error::from_raw_os_error(code)),
+        None => Problem::Value(format!("{place}: its values cannot be checked: {error}")),
+    }
 }
 
 fn values_fit(column: ColumnReader, limits: &Limits) -> Result<bool, ParquetError> {
@@ -182,7 +203,20 @@ mod tests {
         column.close().unwrap();
         row_group.close().unwrap();
         let metadata = writer.close().unwrap();
-        check(&path, &metadata)
+        check(&File::open(&path).unwrap(), &metadata).map_err(|problem| match problem {
+            Problem::Value(text) => text,
+            Problem::System(error) => panic!("{error}"),
+        })
+    }
+
+    /// I12: a file is not to blame for what the machine has run out of.
+    #[test]
+    fn a_machine_without_descriptors_says_nothing_about_a_file() {
+        const TOO_MANY_OPEN_FILES: i32 = 24;
+        let error = ParquetError::from(io::Error::from_raw_os_error(TOO_MANY_OPEN_FILES));
+        assert!(matches!(problem("column v", &error), Problem::System(_)));
+        let error = ParquetError::EOF("no more bytes".to_owned());
+        assert!(matches!(problem("column v", &error), Problem::Value(_)));
     }
 
     #[test]
@@ -231,7 +265,7 @@ mod tests {
         let measure = || {
             let metadata = SerializedFileReader::new(File::open(&path).unwrap()).unwrap().metadata().clone();
             let before = ProcessMemory::of_this_process().unwrap();
-            check(&path, &metadata).unwrap();
+            check(&File::open(&path).unwrap(), &metadata).unwrap();
             let after = ProcessMemory::of_this_process().unwrap();
             after.peak_bytes.saturating_sub(before.resident_bytes).to_string()
         };

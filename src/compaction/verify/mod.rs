@@ -23,7 +23,6 @@ use super::error::JobError;
 use super::job::JobEnv;
 use super::manager::CompactionManager;
 use super::observe::{ObserveError, View, observe_as_it_is, read_head};
-use super::record::Head;
 use super::scan::{self, Scope, places};
 use super::sweep::Extent;
 use crate::partition::PartitionId;
@@ -101,7 +100,7 @@ pub enum Kind {
     UnreadableRecord,
     /// A folder of a process that is gone.
     LeftoverFolder,
-    /// A place could not be looked at.
+    /// A place, or the rows of a file, could not be looked at.
     Unchecked,
 }
 
@@ -245,18 +244,9 @@ async fn examine(env: &JobEnv, partition: &PartitionId, depth: Depth, id: &str) 
     let mut unsettled = ObserveError::Unsettled { partition: partition.clone() }.into();
     let mut seen_before = Vec::new();
     for _ in 0..MAX_LOOKS {
-        match look(env, partition, depth, id).await {
-            // A LIST takes time and is no snapshot, and nobody may be called for what only one shows. One that was under way
-            // while somebody committed shows files without the record that explains them. One that was under way while a late
-            // file came and was merged may show the output and not that file: then the next LIST shows both.
-            Ok((head, checked)) => {
-                let unexplained = unexplained(&checked);
-                let is_sure = unexplained.iter().all(|files| seen_before.contains(files));
-                if checked.findings.is_empty() || is_sure && read_head(&env.storage, partition).await? == head {
-                    return Ok(checked);
-                }
-                seen_before = unexplained;
-            }
+        match look(env, partition, depth, id, &mut seen_before).await {
+            Ok(Some(checked)) => return Ok(checked),
+            Ok(None) => {}
             // It was listed a moment ago: somebody has committed and tidied since.
             Err(gone @ JobError::Storage { source: StorageError::NotFound { .. }, .. }) => unsettled = gone,
             Err(other) => return Err(other),
@@ -266,20 +256,35 @@ async fn examine(env: &JobEnv, partition: &PartitionId, depth: Depth, id: &str) 
 }
 
 /// The files of attempts whose inputs are not in the listing.
-fn unexplained(checked: &Checked) -> Vec<Vec<String>> {
+fn unexplained(findings: &[Finding]) -> Vec<Vec<String>> {
     let by_inputs = |f: &&Finding| matches!(f.kind, Kind::RecordsMissing | Kind::UndecidedAttemptWithoutInputs);
-    checked.findings.iter().filter(by_inputs).map(|f| f.files.clone()).collect()
+    findings.iter().filter(by_inputs).map(|f| f.files.clone()).collect()
 }
 
-/// What one look shows, and the head that it was made from.
-async fn look(env: &JobEnv, partition: &PartitionId, depth: Depth, id: &str) -> Result<(Head, Checked), JobError> {
+/// What one look shows. `None`: nobody may be called for what only this one shows, so somebody must look again.
+///
+/// A LIST takes time and is no snapshot. One that was under way while somebody committed shows files without the record that
+/// explains them. One that was under way while a late file came and was merged may show the output and not that file: then the
+/// next LIST shows both. `seen_before` is what the last look could not explain.
+async fn look(
+    env: &JobEnv,
+    partition: &PartitionId,
+    depth: Depth,
+    id: &str,
+    seen_before: &mut Vec<Vec<String>>,
+) -> Result<Option<Checked>, JobError> {
     let view = observe_as_it_is(&env.storage, partition).await?;
     let footers = read_footers(env, partition, &view).await?;
     let files = view.listing.data.len() as u64;
     let evidence = Evidence { partition, view, footers };
     let mut findings = checks::judge(&evidence);
+    let before = std::mem::replace(seen_before, unexplained(&findings));
+    if !seen_before.iter().all(|files| before.contains(files)) {
+        return Ok(None);
+    }
     if depth == Depth::Content {
         findings.extend(deep::judge(env, &evidence, &findings, id).await?);
     }
-    Ok((evidence.view.head, Checked { is_partition: true, files, findings }))
+    let is_final = findings.is_empty() || read_head(&env.storage, partition).await? == evidence.view.head;
+    Ok(is_final.then_some(Checked { is_partition: true, files, findings }))
 }

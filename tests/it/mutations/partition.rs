@@ -270,4 +270,11 @@ pub const MUTATIONS: &[Mutation] = &[
         )],
         fate: CaughtBy(&["lib compaction::adopt::check::tests::a_dead_file_stays_dead_and_no_file_dies"]),
     },
+    Mutation {
+        name: "checks_look_once",
+        breaks: "nobody is called for what one LIST shows alone",
+        file: "src/compaction/verify/mod.rs",
+        edits: &[("    if !seen_before.iter().all(", "    if !MUTANT && !seen_before.iter().all(")],
+        fate: CaughtBy(&["it paged::a_check_does_not_miss_a_file_that_is_newer_than_its_first_page"]),
+    },
 ];

@@ -10,8 +10,30 @@ pub const MUTATIONS: &[Mutation] = &[
         file: "src/merge/survey_room.rs",
         edits: &[("if need > limit / DECODING_SHARE {", "if !MUTANT && need > limit / DECODING_SHARE {")],
         fate: CaughtBy(&[
-            "lib merge::survey::tests::a_footer_takes_no_more_memory_than_is_counted_for_it_and_no_more_than_there_is",
+            "lib merge::survey::tests::a_footer_of_many_chunks_takes_no_more_memory_than_is_counted_for_it_and_no_more_than_there_is",
         ]),
+    },
+    Mutation {
+        name: "schemas_decoded_uncounted",
+        breaks: "what is made of a schema's elements counts before they are decoded",
+        file: "src/merge/survey.rs",
+        edits: &[(
+            "admit(footer_guard::check(&footer).map_err(unreadable)?)?;",
+            "let elements = footer_guard::check(&footer).map_err(unreadable)?;\n    admit(if MUTANT { 0 } else { elements })?;",
+        )],
+        fate: CaughtBy(&[
+            "lib merge::survey::tests::a_footer_of_many_columns_takes_no_more_memory_than_is_counted_for_it_and_no_more_than_there_is",
+        ]),
+    },
+    Mutation {
+        name: "refused_schemas_take_room",
+        breaks: "what is not kept takes no room",
+        file: "src/merge/survey_room.rs",
+        edits: &[(
+            "            return Err(SetAsideReason::Unexamined(format!(\n",
+            "            if MUTANT {\n                kept.bytes += of_schema.min(limit - kept.bytes);\n            }\n            return Err(SetAsideReason::Unexamined(format!(\n",
+        )],
+        fate: CaughtBy(&["lib merge::survey::tests::the_first_files_are_kept_and_schemas_of_others_are_not"]),
     },
     Mutation {
         name: "columns_kept_whatever_they_take",
@@ -38,22 +60,10 @@ pub const MUTATIONS: &[Mutation] = &[
         fate: CaughtBy(&["lib merge::survey::tests::the_first_files_are_kept_and_schemas_of_others_are_not"]),
     },
     Mutation {
-        name: "never_too_large",
-        breaks: "a file that no later merge could take either is said to be too large",
-        file: "src/merge/survey_room.rs",
-        edits: &[("if need > limit {", "if !MUTANT && need > limit {")],
-        fate: CaughtBy(&[
-            "lib merge::survey::tests::a_file_of_which_more_would_be_kept_than_a_survey_may_is_too_large",
-        ]),
-    },
-    Mutation {
         name: "two_accounts_of_one_file",
         breaks: "a file is left out once, with the reason that was found with effort",
         file: "src/merge/duckdb.rs",
-        edits: &[(
-            "retain(|aside| !named.contains(&aside.name))",
-            "retain(|aside| MUTANT || !named.contains(&aside.name))",
-        )],
+        edits: &[("filter(|(index, _)| !left_out", "filter(|(index, _)| MUTANT || !left_out")],
         fate: CaughtBy(&[
             "lib merge::duckdb::tests::what_was_found_out_about_a_file_says_more_than_another_look_at_its_footer",
         ]),
