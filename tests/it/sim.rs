@@ -30,6 +30,7 @@ mod clock;
 mod engine;
 mod fate;
 pub mod machine;
+mod panics;
 mod reader;
 pub mod rows;
 mod store;
@@ -40,6 +41,7 @@ pub mod wire;
 pub mod world;
 
 use fate::{Fate, Outcome};
+use panics::Panics;
 use world::Planted;
 
 use crate::support::again::{self, asked_number};
@@ -48,8 +50,13 @@ use crate::support::again::{self, asked_number};
 const SEEDS: u64 = 2_000;
 
 fn simulate_with(seed: u64, planted: Planted) -> Outcome {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
-    runtime.block_on(async { Fate::new(seed, planted).run(seed).await })
+    let panics = Panics::default();
+    let _watched = panics.watch_here();
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    let on_other_threads = panics.clone();
+    runtime.enable_all().start_paused(true).on_thread_start(move || on_other_threads.watch());
+    let runtime = runtime.build().unwrap();
+    runtime.block_on(async { Fate::new(seed, planted, panics).run(seed).await })
 }
 
 fn simulate(seed: u64) -> Outcome {
@@ -127,9 +134,14 @@ fn every_planted_error_is_found() {
         (Planted::MergeDoesNotSort, "I8"),
         (Planted::DeleteTakesNeighbour, "I"),
         (Planted::ErrorsAreAbsence, "I"),
+        (Planted::JobPanics, "panic"),
+        (Planted::CyclePanics, "panic"),
+        (Planted::ReaderPanics, "panic"),
     ];
     for (planted, invariant) in again::each(errors, |(planted, _)| format!("{planted:?}")) {
-        let found = (0..400).map(|seed| simulate_with(seed, planted)).find(|outcome| outcome.broken.is_some());
+        let found = again::silently(|| {
+            (0..400).map(|seed| simulate_with(seed, planted)).find(|outcome| outcome.broken.is_some())
+        });
         let outcome = found.unwrap_or_else(|| panic!("nobody notices {planted:?}"));
         let broken = outcome.broken.unwrap_or_default();
         println!("{planted:?}: seed {}: {}", outcome.seed, broken.lines().next().unwrap_or_default());

@@ -38,6 +38,7 @@ impl MergeEngine for SimEngine {
         let object = format!("{} files into {}", request.inputs.len(), request.output_stem);
         let (planted, shape) = (self.world.planted, (self.rows_per_output, self.padding_bytes));
         let call = (Kind::Merge, "merge", object);
+        assert_ne!(planted, Planted::JobPanics, "a planted panic of a job");
         let merged = self.world.wire.call(&self.caller, call, move |fault| match fault {
             Some(Fault::Refused) => (Err(MergeError::Worker("the child died".to_owned())), "CHILD DIED".to_owned()),
             _ if !request.work_dir.is_dir() => (Err(MergeError::Cancelled), "too late".to_owned()),

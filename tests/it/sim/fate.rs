@@ -1,6 +1,7 @@
 //! Fate: decides, from one seed, what happens next, until it is calm; and then watches everything come to rest.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::machine::{self, Machine, Start};
+use super::panics::Panics;
 use super::reader;
 use super::timeline::TimeLine;
 use super::truth::{Past, place};
@@ -57,7 +59,7 @@ struct Worker {
     starts: u64,
     pause: Duration,
     /// `None` while it is down.
-    task: Option<JoinHandle<()>>,
+    task: Option<JoinHandle<Infallible>>,
     back_at: Duration,
     frozen_until: Duration,
 }
@@ -69,7 +71,7 @@ pub struct Fate {
     settings: CompactionSettings,
     machines: Vec<Machine>,
     workers: Vec<Worker>,
-    readers: Vec<JoinHandle<()>>,
+    readers: Vec<(Caller, JoinHandle<Infallible>)>,
     partitions: Vec<PartitionId>,
     waiting: Vec<(Waiting, Duration)>,
     answers: Vec<Answer>,
@@ -78,12 +80,13 @@ pub struct Fate {
     effects: u64,
     faults: BTreeMap<&'static str, u64>,
     good_looks: reader::Looks,
+    panics: Panics,
     _folder: TempDir,
 }
 
 impl Fate {
     /// Everything that the seed says about who is there.
-    pub fn new(seed: u64, planted: Planted) -> Self {
+    pub fn new(seed: u64, planted: Planted, panics: Panics) -> Self {
         let folder = machine::disk();
         // The names of probes come from here.
         fastrand::seed(seed);
@@ -136,6 +139,7 @@ impl Fate {
             effects: 0,
             faults: BTreeMap::new(),
             good_looks: reader::Looks::default(),
+            panics,
             _folder: folder,
         }
     }
@@ -148,12 +152,14 @@ impl Fate {
         for number in 1..=self.random.usize(1..=2) {
             let caller: Caller = format!("r{number}").into();
             let (partitions, looks) = (self.partitions.clone(), self.good_looks.clone());
-            self.readers.push(tokio::spawn(reader::read_for_ever(Arc::clone(&self.world), caller, partitions, looks)));
+            let reading = reader::read_for_ever(Arc::clone(&self.world), Arc::clone(&caller), partitions, looks);
+            self.readers.push((caller, tokio::spawn(reading)));
         }
         if self.random.bool() {
             let start = Start { caller: "v".into(), seed: 0, rows_per_output: 1, padding_bytes: 0 };
             let manager = self.machines[0].start(&self.world, &start, &self.settings);
-            self.readers.push(tokio::spawn(reader::verify_for_ever(Arc::clone(&self.world), manager)));
+            let verifying = reader::verify_for_ever(Arc::clone(&self.world), manager);
+            self.readers.push((start.caller, tokio::spawn(verifying)));
         }
         let steps = self.random.usize(400..1_000);
         let mut done = 0;
@@ -164,6 +170,7 @@ impl Fate {
         if self.world.broken().is_none() {
             self.come_to_rest().await;
         }
+        self.check_panics();
         let time_line = std::mem::take(&mut *self.world.time_line());
         let past = self.world.truth().past;
         Outcome {
@@ -181,6 +188,7 @@ impl Fate {
     /// Everybody goes on as far as they can; new calls are queued.
     async fn settle(&mut self) {
         tokio::time::sleep(STEP).await;
+        self.check_panics();
         // What a task began that was being ended: whether it came that far is decided by how fast its thread was.
         let came = self.world.wire.take().into_iter().filter(|call| !call.is_abandoned());
         for call in came.collect::<Vec<_>>() {
@@ -192,6 +200,27 @@ impl Fate {
                 self.count("slow call");
             }
             self.waiting.push((call, ready));
+        }
+    }
+
+    /// Whatever panics is a bug, whoever catches it; and nobody's work ends by itself.
+    fn check_panics(&self) {
+        if let Some(panicked) = self.panics.first() {
+            self.world.truth().breaks("panic", &panicked);
+        }
+        let workers = self.workers.iter().filter_map(|worker| Some((&worker.start.caller, worker.task.as_ref()?)));
+        let readers = self.readers.iter().map(|(caller, task)| (caller, task));
+        for (caller, _) in workers.chain(readers).filter(|(_, task)| task.is_finished()) {
+            self.world.truth().breaks("panic", &format!("the task of {caller} has ended by itself"));
+        }
+    }
+
+    /// Ends a task, which must not have panicked before that, nor while it goes.
+    async fn end(&self, caller: &str, task: JoinHandle<Infallible>) {
+        task.abort();
+        let Err(ended) = task.await;
+        if ended.is_panic() {
+            self.world.truth().breaks("panic", &format!("the task of {caller}: {ended}"));
         }
     }
 
@@ -368,8 +397,7 @@ impl Fate {
         let Some(task) = self.workers[worker].task.take() else { return };
         let (start, machine) = (self.workers[worker].start.clone(), self.workers[worker].machine);
         let folders = self.machines[machine].remember_folders();
-        task.abort();
-        let _ = task.await;
+        self.end(&start.caller, task).await;
         // Its own tasks go when they are looked at next.
         tokio::time::sleep(STEP).await;
         self.machines[machine].bury(&start, &folders);
@@ -406,8 +434,8 @@ impl Fate {
 
     /// No more trouble. Everybody is started anew and works until nothing is left to do: I5, I6.
     async fn come_to_rest(&mut self) {
-        for reader in self.readers.drain(..) {
-            reader.abort();
+        for (caller, task) in std::mem::take(&mut self.readers) {
+            self.end(&caller, task).await;
         }
         for worker in 0..self.workers.len() {
             self.crash(worker).await;
@@ -495,7 +523,7 @@ impl Fate {
     }
 }
 
-async fn work_for_ever(manager: CompactionManager, pause: Duration) {
+async fn work_for_ever(manager: CompactionManager, pause: Duration) -> Infallible {
     loop {
         let _ = manager.run_compaction_cycle(Scope::default(), CancellationToken::new()).await;
         tokio::time::sleep(pause).await;

@@ -1,6 +1,7 @@
 //! Readers by the snapshot rule: they may be told to try again, and never see wrong rows. And checks as by `arc verify`:
 //! they may be unable to look, and never raise a false alarm.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -30,7 +31,12 @@ impl Looks {
 }
 
 /// Looks at one partition after the other, again and again.
-pub async fn read_for_ever(world: Arc<World>, caller: Caller, partitions: Vec<PartitionId>, looks: Looks) {
+pub async fn read_for_ever(
+    world: Arc<World>,
+    caller: Caller,
+    partitions: Vec<PartitionId>,
+    looks: Looks,
+) -> Infallible {
     let store: Arc<dyn ObjectStore> = Arc::new(SimStore::new(&world, &caller));
     let storage = Storage::over(Arc::clone(&store), "sim");
     loop {
@@ -49,7 +55,7 @@ pub async fn read_for_ever(world: Arc<World>, caller: Caller, partitions: Vec<Pa
 }
 
 /// Checks everything, again and again.
-pub async fn verify_for_ever(world: Arc<World>, manager: CompactionManager) {
+pub async fn verify_for_ever(world: Arc<World>, manager: CompactionManager) -> Infallible {
     loop {
         let began = world.truth().now();
         // What the next cycle clears may be there, and storage may not answer.

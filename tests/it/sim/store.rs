@@ -87,6 +87,8 @@ impl SimStore {
 
     /// A LIST, page by page; each page is what is there when it is asked for.
     async fn pages(self, prefix: Option<Path>) -> Vec<Result<ObjectMeta>> {
+        let is_reader = self.caller.starts_with('r');
+        assert!(self.world.planted != Planted::ReaderPanics || !is_reader, "a planted panic of a reader");
         let mut listed = Vec::new();
         let mut last: Option<Path> = None;
         let shown = prefix.as_ref().map(ToString::to_string).unwrap_or_default();
@@ -234,6 +236,7 @@ impl ObjectStore for SimStore {
     }
 
     async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
+        assert_ne!(self.world.planted, Planted::CyclePanics, "a planted panic of a cycle");
         let (prefix, shown) = (prefix.cloned(), prefix.map(ToString::to_string).unwrap_or_default());
         self.call(Kind::List, "list folders", &shown, move |world, fault| {
             with(fault, None, || now(world.bucket.list_with_delimiter(prefix.as_ref())))

@@ -456,6 +456,9 @@ impl Truth {
         let by_it = |record: &Record| record.kind == RecordKind::Commit && record.job_id == report.job_id;
         let happened = heads.is_some_and(|heads| heads.values().any(by_it));
         let (said, error) = (report.status == JobStatus::Completed, report.error.as_deref().unwrap_or_default());
+        if error.contains("internal error") {
+            self.breaks("panic", &format!("{} reports {error:?}", report.job_id));
+        }
         if said != happened && !error.contains("unknown") {
             self.breaks(
                 "T67",

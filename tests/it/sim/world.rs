@@ -43,6 +43,12 @@ pub enum Planted {
     DeleteTakesNeighbour,
     /// A look that fails says that there is nothing.
     ErrorsAreAbsence,
+    /// A bug of which a job's panic tells: production code catches it, and reports that the job failed.
+    JobPanics,
+    /// The same where nobody catches it: a worker's cycle ends, and the worker with it.
+    CyclePanics,
+    /// The same of a reader.
+    ReaderPanics,
     /// Every lease is granted to everybody. Not an error of the product's: nothing may rest on leases.
     LocksAlwaysGrant,
 }
