@@ -28,6 +28,7 @@ use std::time::Instant;
 
 mod clock;
 mod engine;
+mod excuse;
 mod fate;
 pub mod machine;
 mod panics;
@@ -137,6 +138,9 @@ fn every_planted_error_is_found() {
         (Planted::JobPanics, "panic"),
         (Planted::CyclePanics, "panic"),
         (Planted::ReaderPanics, "panic"),
+        (Planted::LooksFail("r"), "no excuse: r"),
+        (Planted::LooksFail("v"), "false alarm"),
+        (Planted::LooksFail("w"), "no excuse: a cycle of w"),
     ];
     for (planted, invariant) in again::each(errors, |(planted, _)| format!("{planted:?}")) {
         let found = again::silently(|| {

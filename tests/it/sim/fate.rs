@@ -5,13 +5,14 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc::compaction::{CompactionManager, CompactionSettings, CycleReport, Scope};
+use arc::compaction::{CompactionManager, CompactionSettings, CycleReport, JobStatus, Scope};
 use arc::partition::PartitionId;
 use fastrand::Rng;
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use super::excuse::Work;
 use super::machine::{self, Machine, Start};
 use super::panics::Panics;
 use super::reader;
@@ -158,7 +159,7 @@ impl Fate {
         if self.random.bool() {
             let start = Start { caller: "v".into(), seed: 0, rows_per_output: 1, padding_bytes: 0 };
             let manager = self.machines[0].start(&self.world, &start, &self.settings);
-            let verifying = reader::verify_for_ever(Arc::clone(&self.world), manager);
+            let verifying = reader::verify_for_ever(Arc::clone(&self.world), Arc::clone(&start.caller), manager);
             self.readers.push((start.caller, tokio::spawn(verifying)));
         }
         let steps = self.random.usize(400..1_000);
@@ -310,6 +311,7 @@ impl Fate {
         let fault = self.weather.fault(&mut self.random, kind, in_burst);
         if let Some(fault) = fault {
             self.count(weather::name(kind, fault));
+            self.world.fails(&caller);
         }
         self.effects += u64::from(kind.is_effect(what));
         let (deliver, mut outcome) = call.run(fault);
@@ -366,8 +368,9 @@ impl Fate {
         for worker in 0..self.workers.len() {
             if self.workers[worker].task.is_none() && self.workers[worker].back_at <= now {
                 let manager = self.start(worker);
-                let pause = self.workers[worker].pause;
-                self.workers[worker].task = Some(tokio::spawn(work_for_ever(manager, pause)));
+                let (world, now) = (Arc::clone(&self.world), &mut self.workers[worker]);
+                let work = work_for_ever(world, Arc::clone(&now.start.caller), manager, now.pause);
+                now.task = Some(tokio::spawn(work));
                 return;
             }
         }
@@ -523,9 +526,35 @@ impl Fate {
     }
 }
 
-async fn work_for_ever(manager: CompactionManager, pause: Duration) -> Infallible {
+async fn work_for_ever(world: Arc<World>, caller: Caller, manager: CompactionManager, pause: Duration) -> Infallible {
     loop {
-        let _ = manager.run_compaction_cycle(Scope::default(), CancellationToken::new()).await;
+        let work = Work::begins(&world, &caller);
+        match manager.run_compaction_cycle(Scope::default(), CancellationToken::new()).await {
+            Ok(report) => check_problems(&world, &caller, &work, &report),
+            Err(error) => world.truth().breaks("no excuse", &format!("{caller} is alone and cannot begin: {error}")),
+        }
         tokio::time::sleep(pause).await;
+    }
+}
+
+/// Problems of a cycle have a reason outside of it.
+fn check_problems(world: &World, caller: &str, work: &Work, report: &CycleReport) {
+    let failed = report.jobs.iter().filter(|job| job.status == JobStatus::Failed);
+    for job in failed {
+        let (partition, error) = (job.partition().parse().unwrap(), job.error.as_deref().unwrap_or_default());
+        if !work.is_for_a_person(&partition) && !work.is_excused(Some(&partition)) {
+            world.truth().breaks("no excuse", &format!("{caller}, {}: {error}", job.job_id));
+        }
+    }
+    for problem in &report.problems {
+        let what = format!("a cycle of {caller}, {}: {}", problem.place, problem.error);
+        if problem.error.contains("internal error") {
+            world.truth().breaks("panic", &what);
+        }
+        let partition: Option<PartitionId> = problem.place.parse().ok();
+        let is_for_a_person = partition.as_ref().is_some_and(|partition| work.is_for_a_person(partition));
+        if !is_for_a_person && !work.is_excused(partition.as_ref()) {
+            world.truth().breaks("no excuse", &what);
+        }
     }
 }

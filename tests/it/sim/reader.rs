@@ -2,11 +2,12 @@
 //! they may be unable to look, and never raise a false alarm.
 
 use std::convert::Infallible;
+use std::error::Error;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use arc::compaction::snapshot::{self, Snapshot};
+use arc::compaction::snapshot;
 use arc::compaction::verify::{Checked, Depth, Finding, Kind, Severity};
 use arc::compaction::{CompactionManager, Scope};
 use arc::partition::PartitionId;
@@ -15,6 +16,7 @@ use futures::StreamExt;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
 
+use super::excuse::Work;
 use super::rows::decode;
 use super::store::SimStore;
 use super::wire::Caller;
@@ -43,11 +45,16 @@ pub async fn read_for_ever(
         for partition in &partitions {
             let began = world.truth().now();
             let before = world.truth().rows(partition);
-            if let Ok(snapshot) = snapshot::live_files(&storage, partition).await
-                && let Some(seen) = read(&*store, partition, &snapshot).await
-            {
-                looks.0.fetch_add(1, Ordering::SeqCst);
-                world.truth().check_reader(partition, (began, &before), seen);
+            let work = Work::begins(&world, &caller);
+            match look(&storage, &*store, partition).await {
+                Ok(seen) => {
+                    looks.0.fetch_add(1, Ordering::SeqCst);
+                    world.truth().check_reader(partition, (began, &before), seen);
+                }
+                Err(error) if !work.is_excused(Some(partition)) => {
+                    world.truth().breaks("no excuse", &format!("{caller} cannot read {partition}: {error}"));
+                }
+                Err(_) => {}
             }
         }
         tokio::time::sleep(Duration::from_millis(500)).await;
@@ -55,17 +62,19 @@ pub async fn read_for_ever(
 }
 
 /// Checks everything, again and again.
-pub async fn verify_for_ever(world: Arc<World>, manager: CompactionManager) -> Infallible {
+pub async fn verify_for_ever(world: Arc<World>, caller: Caller, manager: CompactionManager) -> Infallible {
     loop {
-        let began = world.truth().now();
-        // What the next cycle clears may be there, and storage may not answer.
-        let no_answer = |f: &Finding| f.kind == Kind::Unchecked && !f.detail.contains("does not exist");
-        let alarm = |f: &Finding| f.severity > Severity::Info && !no_answer(f);
-        for finding in findings(&manager).await.into_iter().filter(alarm) {
+        let work = Work::begins(&world, &caller);
+        // What the next cycle clears may be there.
+        for finding in findings(&manager).await.into_iter().filter(|f| f.severity > Severity::Info) {
+            let partition: Option<PartitionId> = finding.partition_path.as_ref().map(|path| path.parse().unwrap());
+            let is_unchecked = finding.kind == Kind::Unchecked && !finding.detail.contains("does not exist");
+            if is_unchecked && work.is_excused(partition.as_ref()) {
+                continue;
+            }
             // An attempt whose inputs somebody removed is for a person to look at.
             let for_a_person = matches!(finding.kind, Kind::UndecidedAttemptWithoutInputs | Kind::RecordsMissing);
-            let partition = finding.partition_path.as_deref().filter(|_| for_a_person);
-            if partition.is_some_and(|partition| world.truth().inputs_missing_since(partition, began)) {
+            if for_a_person && partition.is_some_and(|partition| work.is_for_a_person(&partition)) {
                 continue;
             }
             world.truth().breaks("false alarm", &format!("{finding:?}"));
@@ -80,16 +89,21 @@ pub async fn findings(manager: &CompactionManager) -> Vec<Finding> {
     checked.into_iter().flat_map(|checked| checked.findings).collect()
 }
 
-/// The numbers of the rows of a snapshot; `None` when a file cannot be read, upon which the rule says to look again.
-async fn read(store: &dyn ObjectStore, partition: &PartitionId, snapshot: &Snapshot) -> Option<Vec<i64>> {
+/// The numbers of all rows that count. Where a file cannot be read, the rule says to look again.
+async fn look(
+    storage: &Storage,
+    store: &dyn ObjectStore,
+    partition: &PartitionId,
+) -> Result<Vec<i64>, Box<dyn Error + Send + Sync>> {
+    let snapshot = snapshot::live_files(storage, partition).await?;
     let mut seen = Vec::new();
     for file in &snapshot.files {
         let key = Path::parse(format!("{partition}/{}", file.name)).unwrap();
-        let bytes = store.get(&key).await.ok()?.bytes().await.ok()?;
+        let bytes = store.get(&key).await?.bytes().await?;
         // Damaged files have no rows that anybody could see.
         if let Ok(rows) = decode(bytes) {
             seen.extend(rows.iter().map(|r| r.number));
         }
     }
-    Some(seen)
+    Ok(seen)
 }

@@ -82,7 +82,12 @@ impl SimStore {
         effect: impl FnOnce(&Arc<World>, Option<Fault>) -> (Result<T>, String) + Send + 'static,
     ) -> Result<T> {
         let world = Arc::clone(&self.world);
-        self.world.wire.call(&self.caller, (kind, what, object.to_owned()), move |fault| effect(&world, fault)).await
+        let made_up = match world.planted {
+            Planted::LooksFail(who) if kind == Kind::Get && self.caller.starts_with(who) => Some(Fault::Refused),
+            _ => None,
+        };
+        let carry_out = move |fault: Option<Fault>| effect(&world, fault.or(made_up));
+        self.world.wire.call(&self.caller, (kind, what, object.to_owned()), carry_out).await
     }
 
     /// A LIST, page by page; each page is what is there when it is asked for.

@@ -263,8 +263,8 @@ impl Truth {
     }
 
     /// Whether at any time since then an attempt was open of whose inputs somebody had removed some.
-    pub fn inputs_missing_since(&self, partition: &str, began: u64) -> bool {
-        let known = partition.parse().ok().and_then(|partition: PartitionId| self.partitions.get(&partition));
+    pub fn inputs_missing_since(&self, partition: &PartitionId, began: u64) -> bool {
+        let known = self.partitions.get(partition);
         known.is_some_and(|known| known.inputs_missing || known.inputs_missing_until > began)
     }
 

@@ -1,6 +1,6 @@
 //! The one world of a simulation: storage as it is, what must be true of it, the wire, and the time line.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use super::clock::SimClock;
 use super::rows::{Row, encode};
 use super::timeline::{Line, TimeLine};
 use super::truth::{Object, Truth, place};
-use super::wire::Wire;
+use super::wire::{Caller, Wire};
 
 /// Errors that are built into this side of the seams, to show that the simulation finds them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -49,6 +49,8 @@ pub enum Planted {
     CyclePanics,
     /// The same of a reader.
     ReaderPanics,
+    /// Nothing is wrong, and yet callers whose names begin so cannot read. As if the product made up errors.
+    LooksFail(&'static str),
     /// Every lease is granted to everybody. Not an error of the product's: nothing may rest on leases.
     LocksAlwaysGrant,
 }
@@ -70,6 +72,10 @@ pub struct World {
     time_line: Mutex<TimeLine>,
     /// Changes of storage that others can see.
     changes: Mutex<u64>,
+    /// Which of them was a partition's last.
+    last_changes: Mutex<HashMap<PartitionId, u64>>,
+    /// Calls that something went wrong with.
+    faults: Mutex<HashMap<Caller, u64>>,
     written: Mutex<i64>,
 }
 
@@ -93,6 +99,8 @@ impl World {
             truth: Mutex::default(),
             time_line: Mutex::default(),
             changes: Mutex::default(),
+            last_changes: Mutex::default(),
+            faults: Mutex::default(),
             written: Mutex::default(),
         })
     }
@@ -116,6 +124,22 @@ impl World {
 
     pub fn changes(&self) -> u64 {
         *self.changes.lock().unwrap()
+    }
+
+    /// The number of the last change of a partition, or of all of storage.
+    pub fn last_change(&self, partition: Option<&PartitionId>) -> u64 {
+        let Some(partition) = partition else { return self.changes() };
+        self.last_changes.lock().unwrap().get(partition).copied().unwrap_or_default()
+    }
+
+    /// Something goes wrong with a call.
+    pub fn fails(&self, caller: &Caller) {
+        *self.faults.lock().unwrap().entry(Arc::clone(caller)).or_default() += 1;
+    }
+
+    /// How often something went wrong with a call of a caller's.
+    pub fn faults_of(&self, caller: &Caller) -> u64 {
+        self.faults.lock().unwrap().get(caller).copied().unwrap_or_default()
     }
 
     /// A line of the time line.
@@ -200,6 +224,7 @@ impl World {
         }
         self.modified.lock().unwrap().insert(key.clone(), self.clock.now());
         if let Some((partition, _)) = place(key.as_ref()) {
+            self.last_changes.lock().unwrap().insert(partition.clone(), self.changes());
             let objects = self.objects(&partition);
             self.truth().check(&partition, objects);
         }
