@@ -250,7 +250,7 @@ impl Totals {
 }
 
 /// Everything that goes wrong in enough simulations, other than with the few uploads in parts.
-const FAULTS: [&str; 21] = [
+const FAULTS: [&str; 22] = [
     "burst of 503",
     "child died",
     "clock jump",
@@ -263,6 +263,7 @@ const FAULTS: [&str; 21] = [
     "file removed by others",
     "frozen worker",
     "list failed",
+    "list failed on a later page",
     "locks busy",
     "locks: answer lost",
     "read refused",

@@ -310,7 +310,7 @@ impl Fate {
         let in_burst = self.world.elapsed() < self.burst_until;
         let fault = self.weather.fault(&mut self.random, kind, in_burst);
         if let Some(fault) = fault {
-            self.count(weather::name(kind, fault));
+            self.count(weather::name((kind, what), fault));
             self.world.fails(&caller);
         }
         self.effects += u64::from(kind.is_effect(what));

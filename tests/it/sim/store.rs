@@ -25,6 +25,9 @@ pub struct SimStore {
     caller: Caller,
 }
 
+/// What the second page of a LIST, and every later one, is called.
+pub const LIST_ON: &str = "list on";
+
 fn refused() -> Error {
     Error::Generic { store: "sim", source: "503 slow down".into() }
 }
@@ -99,7 +102,7 @@ impl SimStore {
         let shown = prefix.as_ref().map(ToString::to_string).unwrap_or_default();
         loop {
             let (prefix, after) = (prefix.clone(), last.clone());
-            let what = if after.is_none() { "list" } else { "list on" };
+            let what = if after.is_none() { "list" } else { LIST_ON };
             let caller = Arc::clone(&self.caller);
             let page = self.call(Kind::List, what, &shown, move |world, fault| {
                 if let Some(prefix) = prefix.as_ref().filter(|_| after.is_none()) {

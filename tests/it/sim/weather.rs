@@ -8,6 +8,7 @@ use arc::config::Config;
 use chrono::TimeDelta;
 use fastrand::Rng;
 
+use super::store::LIST_ON;
 use super::wire::{Fault, Kind};
 
 /// Chances are per call, or per step where that is said.
@@ -131,9 +132,10 @@ pub fn settings(random: &mut Rng) -> CompactionSettings {
 }
 
 /// What a fault is called in the figures.
-pub fn name(kind: Kind, fault: Fault) -> &'static str {
+pub fn name((kind, what): (Kind, &str), fault: Fault) -> &'static str {
     match (kind, fault) {
         (Kind::Get, Fault::Refused) => "read refused",
+        (Kind::List, _) if what == LIST_ON => "list failed on a later page",
         (Kind::List, _) => "list failed",
         (Kind::Prepare, _) => "upload failed",
         (Kind::Complete, Fault::Refused) => "complete refused",
