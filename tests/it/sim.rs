@@ -261,7 +261,6 @@ const FAULTS: [&str; 22] = [
     "delete refused",
     "delete: answer lost",
     "file removed by others",
-    "frozen worker",
     "list failed",
     "list failed on a later page",
     "locks busy",
@@ -273,4 +272,5 @@ const FAULTS: [&str; 22] = [
     "stale read",
     "state busy",
     "state: answer lost",
+    "worker that slept through its lease",
 ];

@@ -19,7 +19,7 @@ use super::reader;
 use super::timeline::TimeLine;
 use super::truth::{Past, place};
 use super::weather::{self, Weather, some_offset, some_time};
-use super::wire::{Caller, Deliver, Waiting};
+use super::wire::{Caller, Deliver, Fault, Waiting};
 use super::world::{Planted, World};
 
 /// Virtual time that a step takes. Tokio's clock moves on only when every task and every thread is at rest.
@@ -63,6 +63,8 @@ struct Worker {
     task: Option<JoinHandle<Infallible>>,
     back_at: Duration,
     frozen_until: Duration,
+    /// Since when it is frozen in the middle of a job.
+    frozen_with_lease: Option<Duration>,
 }
 
 pub struct Fate {
@@ -120,6 +122,7 @@ impl Fate {
                 task: None,
                 back_at: Duration::from_millis(random.u64(0..5_000)),
                 frozen_until: Duration::ZERO,
+                frozen_with_lease: None,
             })
             .collect();
         let partitions =
@@ -228,6 +231,7 @@ impl Fate {
     async fn step(&mut self) {
         self.settle().await;
         self.start_workers();
+        self.wake();
         let roll = self.random.f64();
         let mut below = 0.0;
         let mut hits = |chance: f64| {
@@ -309,12 +313,14 @@ impl Fate {
         let (kind, what, caller, object) = (call.kind, call.what, Arc::clone(&call.caller), call.object.clone());
         let in_burst = self.world.elapsed() < self.burst_until;
         let fault = self.weather.fault(&mut self.random, kind, in_burst);
-        if let Some(fault) = fault {
-            self.count(weather::name((kind, what), fault));
-            self.world.fails(&caller);
-        }
         self.effects += u64::from(kind.is_effect(what));
         let (deliver, mut outcome) = call.run(fault);
+        if let Some(fault) = fault.filter(|fault| fault.happened(&outcome)) {
+            self.count(weather::name((kind, what), fault));
+        }
+        if fault.is_some_and(|fault| fault != Fault::Stale || fault.happened(&outcome)) {
+            self.world.fails(&caller);
+        }
         if abandoned {
             self.count("request for nobody");
             outcome.push_str(", FOR NOBODY");
@@ -415,16 +421,41 @@ impl Fate {
         }
         self.workers[worker].back_at = self.world.elapsed() + some_time(&mut self.random);
         self.workers[worker].frozen_until = Duration::ZERO;
+        self.workers[worker].frozen_with_lease = None;
         self.count("crash");
         self.world.say(&start.caller, "CRASHES", "", "");
     }
 
     fn freeze(&mut self) {
-        let worker = self.somebody();
-        let until = self.world.elapsed() + some_time(&mut self.random) * 2;
-        self.workers[worker].frozen_until = until;
+        let now = self.world.elapsed();
+        let is_at_work =
+            |w: &Worker| w.task.is_some() && w.frozen_until <= now && self.machines[w.machine].has_a_lease(&w.start);
+        let at_work: Vec<bool> = self.workers.iter().map(is_at_work).collect();
+        let busy = at_work.iter().position(|at_work| *at_work).filter(|_| self.random.bool());
+        let worker = busy.unwrap_or_else(|| self.somebody());
+        let at_least = if self.random.bool() { self.settings.lock_ttl } else { Duration::ZERO };
+        let until = now + at_least + some_time(&mut self.random) * 2;
+        let frozen = &mut self.workers[worker];
+        frozen.frozen_until = until;
+        if at_work[worker] {
+            frozen.frozen_with_lease = Some(now);
+        }
         self.count("frozen worker");
         self.world.say(&self.workers[worker].start.caller, "FREEZES", "", &format!("until {until:?}"));
+    }
+
+    /// Counts those who go on after their lease has run out.
+    fn wake(&mut self) {
+        let now = self.world.elapsed();
+        for worker in 0..self.workers.len() {
+            let woken = &mut self.workers[worker];
+            if woken.frozen_until <= now
+                && let Some(since) = woken.frozen_with_lease.take()
+                && woken.frozen_until.saturating_sub(since) > self.settings.lock_ttl
+            {
+                self.count("worker that slept through its lease");
+            }
+        }
     }
 
     fn jump_a_clock(&mut self) {

@@ -130,6 +130,13 @@ impl Machine {
         now(locks.active_locks()).unwrap().iter().map(|lease| lease.partition.to_string()).collect()
     }
 
+    /// Whether this start of a worker has a partition.
+    pub fn has_a_lease(&self, start: &Start) -> bool {
+        let id = self.worker_id(start, true);
+        let locks = CompactionLock::for_worker(self.state.clone(), self.clock.clone(), id.clone());
+        now(locks.active_locks()).unwrap().iter().any(|lease| lease.worker_id == id)
+    }
+
     /// Folders of jobs that are still there.
     pub fn folders(&self) -> Vec<String> {
         files_in(&self.temp_dir).into_iter().filter(|name| name != ".arc-lock").collect()

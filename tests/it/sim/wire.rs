@@ -73,6 +73,18 @@ pub enum Fault {
     Stale,
 }
 
+impl Fault {
+    /// Whether there was what goes wrong: only what exists can be stale, and only an effect's answer be lost.
+    pub fn happened(self, outcome: &str) -> bool {
+        match self {
+            Self::Refused => true,
+            Self::AnswerLost => outcome == "ANSWER LOST" || outcome.ends_with("(ok)"),
+            Self::AnsweredTwice => outcome.ends_with("(first ok)"),
+            Self::Stale => outcome == "STALE",
+        }
+    }
+}
+
 /// What becomes of a waiting call.
 type Run = Box<dyn FnOnce(Option<Fault>) -> (Deliver, String) + Send>;
 /// Gives the answer to the caller.
