@@ -3,7 +3,7 @@
 //! lost or doubled.
 //!
 //! ```text
-//! fate (one seed) ──> wire ──> storage in memory · locks and state in SQLite in memory · a merge of numbered rows
+//! fate (one seed) ──> wire ──> storage in memory · state in SQLite in memory · leases in either · a merge of numbered rows
 //!   which call goes on next,       │
 //!   what goes wrong with it        └──> truth: the invariants, after every change
 //! ```
@@ -14,6 +14,8 @@
 //! that freeze for longer than their lease and go on, clocks that disagree and jump. Meanwhile files come in, late ones and
 //! damaged ones too, somebody removes files that are just being merged, and readers look, some of them so slowly that there is a
 //! commit between two pages of their listing.
+//!
+//! And no panic of the product's is swallowed, and nobody fails without a fault of theirs or a change by others.
 //!
 //! The same seed gives the same time line, byte for byte. `just sim SEED` shows one (`ARC_ONLY`). `ARC_SIM_SEEDS` and
 //! `ARC_SIM_FIRST` say how many are run, and from where on.
@@ -251,7 +253,7 @@ impl Totals {
 }
 
 /// Everything that goes wrong in enough simulations, other than with the few uploads in parts.
-const FAULTS: [&str; 22] = [
+const FAULTS: [&str; 25] = [
     "burst of 503",
     "child died",
     "clock jump",
@@ -262,6 +264,9 @@ const FAULTS: [&str; 22] = [
     "delete refused",
     "delete: answer lost",
     "file removed by others",
+    "lease refused",
+    "lease: 412 after success",
+    "lease: answer lost",
     "list failed",
     "list failed on a later page",
     "locks busy",

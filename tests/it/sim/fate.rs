@@ -5,8 +5,10 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc::clock::Clock as _;
 use arc::compaction::{CompactionManager, CompactionSettings, CycleReport, JobStatus, Scope};
 use arc::partition::PartitionId;
+use chrono::TimeDelta;
 use fastrand::Rng;
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
@@ -99,10 +101,13 @@ impl Fate {
         let page = if planted == Planted::ListHidesPages { 3 } else { page };
         let world = World::new(planted, page);
         let settings = weather::settings(&mut random);
+        let leases_in_storage = random.bool() && planted != Planted::LocksAlwaysGrant;
         let machines: Vec<Machine> = (0..random.usize(1..=3))
             .map(|number| {
                 let offset = some_offset(&mut random);
-                Machine::new(world.clock.off_by(offset), folder.path().join(number.to_string()), random.bool())
+                let folder = folder.path().join(number.to_string());
+                let machine = Machine::new(world.clock.off_by(offset), folder, random.bool());
+                if leases_in_storage { machine.with_leases_in_storage() } else { machine }
             })
             .collect();
         // Few, because they take long: outputs that are uploaded in parts.
@@ -428,8 +433,9 @@ impl Fate {
 
     fn freeze(&mut self) {
         let now = self.world.elapsed();
-        let is_at_work =
-            |w: &Worker| w.task.is_some() && w.frozen_until <= now && self.machines[w.machine].has_a_lease(&w.start);
+        let is_at_work = |w: &Worker| {
+            w.task.is_some() && w.frozen_until <= now && self.machines[w.machine].has_a_lease(&self.world, &w.start)
+        };
         let at_work: Vec<bool> = self.workers.iter().map(is_at_work).collect();
         let busy = at_work.iter().position(|at_work| *at_work).filter(|_| self.random.bool());
         let worker = busy.unwrap_or_else(|| self.somebody());
@@ -549,6 +555,11 @@ impl Fate {
             self.world.truth().breaks("I5", &format!("at rest, {}: {}", problem.place, problem.error));
         }
         self.world.check_rest(self.settings.partition.policy.min_files);
+        // Those of the dead are there until somebody takes them, and hold nobody up.
+        let today = self.world.clock.now() - TimeDelta::from_std(LONG / 2).unwrap();
+        for (worker, _) in self.world.leases().into_iter().filter(|(_, written_at)| *written_at > today) {
+            self.world.truth().breaks("I5", &format!("a lease of {worker} is left over"));
+        }
         for machine in &self.machines {
             for left in machine.leases().into_iter().chain(machine.folders()) {
                 self.world.truth().breaks("I5", &format!("{left} is left over"));

@@ -1,5 +1,5 @@
 //! Machines and their workers: the real manager with the real locks and state, each on its machine's clock, disk and
-//! state database, behind the wire.
+//! state database, behind the wire. Leases are in that database, where other machines do not see them, or in storage.
 
 use std::fs;
 use std::num::NonZeroUsize;
@@ -10,7 +10,7 @@ use std::time::Duration;
 use arc::clock::Clock;
 use arc::compaction::events::{Event, EventSink};
 use arc::compaction::{CompactionManager, CompactionSettings, Components};
-use arc::lock::{Acquired, CompactionLock, Lease, LockError, LockManager, WorkerId};
+use arc::lock::{Acquired, CompactionLock, Lease, LockError, LockManager, StorageLocks, WorkerId};
 use arc::merge::{Means, MergeLimits};
 use arc::partition::PartitionId;
 use arc::state::{Access, StateDb, StateError, Watch};
@@ -31,8 +31,19 @@ pub struct Machine {
     pub clock: Arc<SimClock>,
     pub temp_dir: PathBuf,
     state: StateDb,
+    /// Where its workers' leases are: all machines of a simulation have the same.
+    leases: Leases,
     /// Whether workers can tell that a worker of this machine has died.
     knows_its_dead: bool,
+}
+
+/// Where leases are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Leases {
+    /// In the machine's own state database: other machines do not see them.
+    Machine,
+    /// In storage, for everybody. That a worker has died is not known then.
+    Storage,
 }
 
 /// What tells workers apart.
@@ -48,7 +59,13 @@ pub struct Start {
 
 impl Machine {
     pub fn new(clock: SimClock, temp_dir: PathBuf, knows_its_dead: bool) -> Self {
-        Self { clock: Arc::new(clock), temp_dir, state: StateDb::in_memory().unwrap(), knows_its_dead }
+        let state = StateDb::in_memory().unwrap();
+        Self { clock: Arc::new(clock), temp_dir, state, leases: Leases::Machine, knows_its_dead }
+    }
+
+    /// The same machine with the leases of its workers in storage.
+    pub fn with_leases_in_storage(self) -> Self {
+        Self { leases: Leases::Storage, knows_its_dead: false, ..self }
     }
 
     /// The worker's id: while it lives, and when others can see that it is dead.
@@ -69,12 +86,19 @@ impl Machine {
     pub fn start(&self, world: &Arc<World>, start: &Start, settings: &CompactionSettings) -> CompactionManager {
         let clock: Arc<dyn Clock> = self.clock.clone();
         let id = self.worker_id(start, true);
-        let locks = Arc::new(CompactionLock::for_worker(self.state.clone(), Arc::clone(&clock), id));
+        let storage = Storage::over(Arc::new(SimStore::new(world, &start.caller)), "sim");
         let caller = &start.caller;
+        let locks: Arc<dyn LockManager> = match self.leases {
+            Leases::Machine => {
+                let locks = Arc::new(CompactionLock::for_worker(self.state.clone(), Arc::clone(&clock), id));
+                Arc::new(SimLocks { world: Arc::clone(world), caller: Arc::clone(caller), locks })
+            }
+            Leases::Storage => Arc::new(StorageLocks::for_worker(&storage, Arc::clone(&clock), id)),
+        };
         let watch = SimWatch { world: Arc::clone(world), caller: Arc::clone(caller) };
         let components = Components {
-            storage: Storage::over(Arc::new(SimStore::new(world, caller)), "sim"),
-            locks: Arc::new(SimLocks { world: Arc::clone(world), caller: Arc::clone(caller), locks }),
+            storage,
+            locks,
             state: self.state.clone().watched(Arc::new(watch)),
             engine: Arc::new(SimEngine {
                 world: Arc::clone(world),
@@ -131,8 +155,11 @@ impl Machine {
     }
 
     /// Whether this start of a worker has a partition.
-    pub fn has_a_lease(&self, start: &Start) -> bool {
+    pub fn has_a_lease(&self, world: &World, start: &Start) -> bool {
         let id = self.worker_id(start, true);
+        if self.leases == Leases::Storage {
+            return world.leases().iter().any(|(of, _)| *of == id.to_string());
+        }
         let locks = CompactionLock::for_worker(self.state.clone(), self.clock.clone(), id.clone());
         now(locks.active_locks()).unwrap().iter().any(|lease| lease.worker_id == id)
     }

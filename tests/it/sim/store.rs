@@ -28,6 +28,10 @@ pub struct SimStore {
 /// What the second page of a LIST, and every later one, is called.
 pub const LIST_ON: &str = "list on";
 
+/// Below it are the leases of [`arc::lock::StorageLocks`].
+pub const LEASES: &str = "_compaction_locks/";
+const CLOCK: &str = "_compaction_locks/clock";
+
 fn refused() -> Error {
     Error::Generic { store: "sim", source: "503 slow down".into() }
 }
@@ -134,6 +138,22 @@ impl SimStore {
         }
     }
 
+    /// Writes a lease, or what tells the time.
+    async fn swap(&self, key: Path, payload: PutPayload, opts: PutOptions) -> Result<PutResult> {
+        let is_clock = key.as_ref() == CLOCK;
+        assert!(is_clock || opts.mode != PutMode::Overwrite, "no lease is ever overwritten unseen");
+        let shown = key.to_string();
+        self.call(Kind::Swap, if is_clock { "tell time" } else { "swap" }, &shown, move |world, fault| {
+            let exists = Error::Precondition { path: key.to_string(), source: "412".into() };
+            with(fault, Some(exists), || {
+                let done = now(world.bucket.put_opts(&key, payload, opts))?;
+                world.changed(&key);
+                Ok(done)
+            })
+        })
+        .await
+    }
+
     async fn delete_one(self, key: Path) -> Result<Path> {
         let target = key.clone();
         self.call(Kind::Delete, "delete", key.as_ref(), move |world, fault| {
@@ -161,6 +181,9 @@ impl fmt::Display for SimStore {
 impl ObjectStore for SimStore {
     async fn put_opts(&self, location: &Path, payload: PutPayload, opts: PutOptions) -> Result<PutResult> {
         let (key, caller) = (location.clone(), Arc::clone(&self.caller));
+        if location.as_ref().starts_with(LEASES) {
+            return self.swap(key, payload, opts).await;
+        }
         assert_eq!(opts.mode, PutMode::Create, "nothing is ever overwritten");
         self.call(Kind::Create, "create", location.as_ref(), move |world, fault| {
             let exists = Error::AlreadyExists { path: key.to_string(), source: "412".into() };

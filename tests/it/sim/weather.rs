@@ -80,7 +80,7 @@ impl Weather {
             Kind::Prepare => (self.refused, self.answer_lost, 0.0, 0.0),
             // Few and decisive.
             Kind::Complete => (3.0 * self.refused, 3.0 * self.answer_lost, 0.0, 0.0),
-            Kind::Create => (self.refused, self.answer_lost, self.answered_twice, 0.0),
+            Kind::Create | Kind::Swap => (self.refused, self.answer_lost, self.answered_twice, 0.0),
             Kind::Delete => (self.refused + self.delete_fails, self.answer_lost, 0.0, 0.0),
             Kind::Lock => (self.database_busy, self.database_busy / 2.0, 0.0, 0.0),
             Kind::State => (self.database_busy, 0.0, 0.0, 0.0),
@@ -143,6 +143,9 @@ pub fn name((kind, what): (Kind, &str), fault: Fault) -> &'static str {
         (Kind::Create, Fault::Refused) => "create refused",
         (Kind::Create, Fault::AnsweredTwice) => "create: 412 after success",
         (Kind::Create, _) => "create: answer lost",
+        (Kind::Swap, Fault::Refused) => "lease refused",
+        (Kind::Swap, Fault::AnsweredTwice) => "lease: 412 after success",
+        (Kind::Swap, _) => "lease: answer lost",
         (Kind::Delete, Fault::Refused) => "delete refused",
         (Kind::Delete, _) => "delete: answer lost",
         (Kind::Lock, Fault::Refused) => "locks busy",

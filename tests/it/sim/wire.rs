@@ -30,6 +30,8 @@ pub enum Kind {
     Complete,
     /// Create-if-absent.
     Create,
+    /// A lease is written: the one thing that is ever replaced, if it is still what was read.
+    Swap,
     /// One deletion of a batch.
     Delete,
     Lock,
@@ -44,7 +46,7 @@ impl Kind {
     /// Whether it is a durable effect: something that outlives the process.
     pub fn is_effect(self, what: &str) -> bool {
         match self {
-            Self::Prepare | Self::Complete | Self::Create | Self::Delete | Self::Lock => true,
+            Self::Prepare | Self::Complete | Self::Create | Self::Swap | Self::Delete | Self::Lock => true,
             Self::State => what == "change state",
             Self::Get | Self::List | Self::StateAnswer | Self::Merge => false,
         }
@@ -52,7 +54,7 @@ impl Kind {
 
     /// Whether others can see it in storage.
     pub fn changes_storage(self) -> bool {
-        matches!(self, Self::Complete | Self::Create | Self::Delete)
+        matches!(self, Self::Complete | Self::Create | Self::Swap | Self::Delete)
     }
 
     pub fn is_storage(self) -> bool {

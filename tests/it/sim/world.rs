@@ -16,6 +16,7 @@ use tokio::time::Instant;
 
 use super::clock::SimClock;
 use super::rows::{Row, encode};
+use super::store::LEASES;
 use super::timeline::{Line, TimeLine};
 use super::truth::{Object, Truth, place};
 use super::wire::{Caller, Wire};
@@ -219,7 +220,7 @@ impl World {
 
     /// To be called after every change of an object: gives it its time, and checks what must be true.
     pub fn changed(&self, key: &Path) {
-        if *key != Path::from(PROBE) {
+        if *key != Path::from(PROBE) && !key.as_ref().starts_with(LEASES) {
             *self.changes.lock().unwrap() += 1;
         }
         self.modified.lock().unwrap().insert(key.clone(), self.clock.now());
@@ -246,6 +247,17 @@ impl World {
             meta.last_modified = *time;
         }
         meta
+    }
+
+    /// The leases in storage that somebody holds, or held: of whom, and when they were written.
+    pub fn leases(&self) -> Vec<(String, DateTime<Utc>)> {
+        let read = |meta: ObjectMeta| {
+            let got = self.bucket.get(&meta.location).now_or_never().unwrap().unwrap();
+            let bytes = got.bytes().now_or_never().unwrap().unwrap();
+            let lease: serde_json::Value = serde_json::from_slice(&bytes).ok()?;
+            Some((lease.get("worker_id")?.as_str()?.to_owned(), meta.last_modified))
+        };
+        self.list(Some(&Path::from(LEASES))).into_iter().filter_map(read).collect()
     }
 
     /// All objects below a prefix, as they are.
