@@ -136,6 +136,7 @@ fn every_planted_error_is_found() {
         (Planted::MergeDoublesRow, "I1"),
         (Planted::MergeRetiresUnread, "I1"),
         (Planted::MergeDoesNotSort, "I8"),
+        (Planted::SwapOverwrites, "lease"),
         (Planted::DeleteTakesNeighbour, "I"),
         (Planted::ErrorsAreAbsence, "I"),
         (Planted::JobPanics, "panic"),

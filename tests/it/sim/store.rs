@@ -146,9 +146,9 @@ impl SimStore {
         self.call(Kind::Swap, if is_clock { "tell time" } else { "swap" }, &shown, move |world, fault| {
             let exists = Error::Precondition { path: key.to_string(), source: "412".into() };
             with(fault, Some(exists), || {
-                let done = now(world.bucket.put_opts(&key, payload, opts))?;
-                world.changed(&key);
-                Ok(done)
+                let overwrites = world.planted == Planted::SwapOverwrites;
+                let opts = if overwrites { PutMode::Overwrite.into() } else { opts };
+                world.write_lease(&key, || now(world.bucket.put_opts(&key, payload, opts)))
             })
         })
         .await

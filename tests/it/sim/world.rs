@@ -7,11 +7,11 @@ use std::time::Duration;
 use arc::clock::Clock;
 use arc::partition::PartitionId;
 use bytes::Bytes;
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use futures::{FutureExt, StreamExt};
 use object_store::memory::InMemory;
 use object_store::path::Path;
-use object_store::{GetResultPayload, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode};
+use object_store::{GetResultPayload, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, Result};
 use tokio::time::Instant;
 
 use super::clock::SimClock;
@@ -28,6 +28,8 @@ pub enum Planted {
     Nothing,
     /// A create overwrites what is there.
     CreateOverwrites,
+    /// The write of a lease does not look whether it is still what was read.
+    SwapOverwrites,
     /// A create is answered with success although another record is there. No row depends on that, but reports do.
     CreateLies,
     /// A LIST leaves out its later pages without an error.
@@ -251,13 +253,32 @@ impl World {
 
     /// The leases in storage that somebody holds, or held: of whom, and when they were written.
     pub fn leases(&self) -> Vec<(String, DateTime<Utc>)> {
-        let read = |meta: ObjectMeta| {
-            let got = self.bucket.get(&meta.location).now_or_never().unwrap().unwrap();
-            let bytes = got.bytes().now_or_never().unwrap().unwrap();
-            let lease: serde_json::Value = serde_json::from_slice(&bytes).ok()?;
-            Some((lease.get("worker_id")?.as_str()?.to_owned(), meta.last_modified))
-        };
-        self.list(Some(&Path::from(LEASES))).into_iter().filter_map(read).collect()
+        let written = self.list(Some(&Path::from(LEASES))).into_iter();
+        let held = written.filter_map(|meta| Some((self.lease(&meta.location)?, meta.last_modified)));
+        held.map(|((worker, _), written_at)| (worker, written_at)).collect()
+    }
+
+    /// Who holds a lease, or held it, and for how long from when it was written.
+    fn lease(&self, key: &Path) -> Option<(String, TimeDelta)> {
+        let bytes = self.bucket.get(key).now_or_never().unwrap().ok()?.bytes().now_or_never().unwrap().unwrap();
+        let lease: serde_json::Value = serde_json::from_slice(&bytes).ok()?;
+        let ttl = TimeDelta::seconds(lease.get("ttl_seconds")?.as_i64()?);
+        Some((lease.get("worker_id")?.as_str()?.to_owned(), ttl))
+    }
+
+    /// Writes a lease by `write`, and checks that nobody else's is replaced that holds still, whatever clocks say.
+    pub fn write_lease<T>(&self, key: &Path, write: impl FnOnce() -> Result<T>) -> Result<T> {
+        let (before, written_at) = (self.lease(key), self.modified.lock().unwrap().get(key).copied());
+        let done = write()?;
+        if let (Some((holder, ttl)), Some(written_at)) = (before, written_at)
+            && let Some((now_of, _)) = self.lease(key).filter(|(now_of, _)| *now_of != holder)
+            && self.clock.now() < written_at + ttl
+        {
+            let what = format!("{now_of} took {key}, which is still that of {holder}");
+            self.truth().breaks("lease", &what);
+        }
+        self.changed(key);
+        Ok(done)
     }
 
     /// All objects below a prefix, as they are.
