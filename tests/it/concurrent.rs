@@ -29,7 +29,7 @@ use object_store::{
 use tokio_util::sync::CancellationToken;
 
 use crate::support::stores::{Hook, Hooked};
-use crate::support::{Arc, PARTITION, Run, block_on};
+use crate::support::{Arc, PARTITION, Run, again, block_on};
 
 /// T27: two programs at the same time on the same data.
 #[test]
@@ -68,21 +68,27 @@ fn two_programs_that_do_not_share_locks_still_compact_every_partition_once() {
         arc.write_telemetry(partition, 5, 200);
     }
     let before: Vec<_> = partitions.iter().map(|p| arc.rows(p)).collect();
-    thread::scope(|scope| {
-        for worker in 0..2 {
-            let arc = &arc;
-            scope.spawn(move || {
-                let mut command = arc.command(&["compact", "--json"]);
-                command.env("DB_PATH", arc.dir().join(format!("locks_{worker}.db")));
-                command.env("COMPACTION_TEMP_DIR", arc.dir().join(format!("temp_{worker}")));
-                command.output().unwrap();
-            });
+    let runs = again::together((0..2).map(|worker| {
+        let arc = &arc;
+        move || {
+            let mut command = arc.command(&["compact", "--json"]);
+            command.env("DB_PATH", arc.dir().join(format!("locks_{worker}.db")));
+            command.env("COMPACTION_TEMP_DIR", arc.dir().join(format!("temp_{worker}")));
+            Run::of(&mut command)
         }
-    });
-    // Whoever lost a race said so; one more run clears away what the loser left.
-    arc.compact_well();
+    }));
+    let mut completed = 0;
+    for run in &runs {
+        assert_eq!(run.code, 0, "to lose a race is no failure: {run:#?}");
+        completed += run.json()["jobs_completed"].as_u64().unwrap();
+    }
+    assert_eq!(completed, 6, "each was compacted by one of the two: {runs:#?}");
+    // Whoever lost a race said so; one more run clears away what the loser left, and finds no other work.
+    let after = arc.compact_well();
+    assert_eq!(after["jobs_completed"], 0, "{after:#}");
     for (partition, before) in partitions.iter().zip(&before) {
         assert_eq!(&arc.rows(partition), before, "{partition}");
+        assert_eq!(arc.live(partition).len(), 1, "{partition}");
         arc.assert_nothing_left_over(partition);
     }
 }
