@@ -4,6 +4,7 @@
 //! Full and read-only disks are real ones: small file systems mounted in a mount namespace of the test's own.
 
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 
 use crate::support::{Arc, PARTITION, Run, STAGING_LOCK, incompressible};
@@ -150,14 +151,32 @@ fn a_lock_database_that_is_not_sqlite_is_named_with_the_remedy_and_left_as_it_is
     assert_eq!(arc.storage_state(), before);
 }
 
+/// What a job that was killed leaves: its folder with its files, and beside it the mark that the folder has an owner, whose
+/// lock is gone with its process.
+pub fn abandoned_folder(root: &Path) {
+    fs::create_dir_all(root.join("dead")).unwrap();
+    for file in ["dead/part", "dead.arc-owner", ".arc-lock"] {
+        fs::write(root.join(file), "").unwrap();
+    }
+}
+
 /// The job's private files are gone after every run, and a dead job's are removed by the next one (T9, T38).
 #[test]
 fn a_dead_jobs_folders_are_removed_and_folders_of_others_are_not() {
     let arc = Arc::new();
     arc.write_telemetry(PARTITION, 3, 100);
-    let foreign = arc.temp().join("notes");
-    fs::create_dir_all(&foreign).unwrap();
-    fs::write(foreign.join("todo.txt"), "mine").unwrap();
+    let roots = [arc.temp(), arc.data().join("_compaction_staging")];
+    for root in &roots {
+        abandoned_folder(root);
+        fs::create_dir(root.join("notes")).unwrap();
+        fs::write(root.join("notes/todo.txt"), "mine").unwrap();
+    }
     arc.compact_well();
-    assert_eq!(fs::read_to_string(foreign.join("todo.txt")).unwrap(), "mine", "not a job's folder");
+    for root in &roots {
+        for gone in ["dead", "dead.arc-owner"] {
+            assert!(!root.join(gone).exists(), "{gone} is still in {}", root.display());
+        }
+        let others = fs::read_to_string(root.join("notes/todo.txt")).unwrap();
+        assert_eq!(others, "mine", "not a job's folder: {}", root.display());
+    }
 }
