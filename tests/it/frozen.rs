@@ -3,7 +3,7 @@
 
 use std::fmt;
 use std::sync::Arc as Shared;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use arc::clock::{Clock, ManualClock, SystemClock};
 use arc::compaction::events::EventSink;
@@ -121,6 +121,8 @@ struct Bucket {
     store: Shared<InMemory>,
     clock: Shared<ManualClock>,
     backend: LockBackend,
+    /// How often the worker was started: no two of its attempts may have one name.
+    started: AtomicU64,
 }
 
 impl Bucket {
@@ -133,7 +135,7 @@ impl Bucket {
             store.put(&key, bytes.clone().into()).await.unwrap();
         }
         let clock = Shared::new(ManualClock::at(SystemClock.now() + TimeDelta::seconds(1)));
-        Self { arc, store, clock, backend }
+        Self { arc, store, clock, backend, started: AtomicU64::default() }
     }
 
     /// The worker, also when it is started again.
@@ -159,7 +161,7 @@ impl Bucket {
             clock,
             limits: job_limits(detect(), None, None, settings.max_concurrent_jobs),
             events: EventSink::ignore(),
-            seed: fastrand::u64(..),
+            seed: self.started.fetch_add(1, Ordering::SeqCst),
         };
         CompactionManager::new(components, settings)
     }
