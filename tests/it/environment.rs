@@ -13,6 +13,8 @@ mod clock;
 mod disks;
 #[cfg(target_os = "linux")]
 mod limits;
+#[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
+mod midway;
 mod rights;
 mod state;
 
@@ -37,6 +39,38 @@ fn finishes_the_work(arc: &Arc, rows: &[String]) {
     assert_eq!(arc.rows(PARTITION), rows, "nor by what came after it");
     assert!(arc.live(PARTITION).iter().all(|name| name.ends_with("_compacted.parquet")), "the work is done");
     arc.assert_nothing_left_over(PARTITION);
+}
+
+/// Brings a fault at every second step of a first compaction in turn, until there are no more, and lets the next run end the work.
+#[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
+fn at_every_step(fault: midway::Fault, bring: impl Fn(&Arc, usize) -> midway::Midway + Sync) -> Vec<midway::Midway> {
+    use std::sync::Mutex;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    // Threads differ by a few calls from run to run.
+    const MOST: usize = 200;
+    let (found, is_over) = (Mutex::new(Vec::new()), AtomicBool::new(false));
+    crate::support::each((0..MOST).step_by(2), |point| {
+        if is_over.load(Ordering::SeqCst) && !crate::support::again::is_one_point() {
+            return;
+        }
+        let arc = Arc::new();
+        arc.write_telemetry(PARTITION, 3, 20);
+        let rows = arc.rows(PARTITION);
+        let midway = bring(&arc, point);
+        assert_eq!(arc.rows(PARTITION), rows, "{fault:?} at {point}: {midway:#?}");
+        finishes_the_work(&arc, &rows);
+        let state = arc.storage_state();
+        arc.compact_well();
+        assert_eq!(arc.storage_state(), state, "{fault:?} at {point}: a further run changes nothing");
+        if midway.phase.is_none() {
+            is_over.store(true, Ordering::SeqCst);
+        } else {
+            found.lock().unwrap().push(midway);
+        }
+    });
+    assert!(is_over.into_inner() || crate::support::again::is_one_point(), "more than {MOST} steps");
+    found.into_inner().unwrap()
 }
 
 /// An hour whose rows do not compress: about 4 MB.
