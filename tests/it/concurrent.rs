@@ -1,5 +1,6 @@
 //! I7: any number of workers, one winner, no error, no loss. And what else may happen to a partition during a job.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::fs;
 use std::path::PathBuf;
@@ -91,6 +92,29 @@ fn two_programs_that_do_not_share_locks_still_compact_every_partition_once() {
         assert_eq!(arc.live(partition).len(), 1, "{partition}");
         arc.assert_nothing_left_over(partition);
     }
+}
+
+/// T2: names do not rest on the time alone: here are eight attempts at the same work in about one second, on four machines that
+/// know nothing of each other.
+#[test]
+fn attempts_at_the_same_work_at_the_same_time_have_different_names() {
+    let hours = ["db/cpu/2025/10/08/14", "db/cpu/2025/10/08/15"];
+    let machines: Vec<Arc> = (0..4).map(|_| Arc::new()).collect();
+    for (arc, hour) in machines.iter().flat_map(|arc| hours.map(|hour| (arc, hour))) {
+        arc.write_telemetry(hour, 2, 10);
+    }
+    let reports = again::together(machines.iter().map(|arc| || arc.compact_well()));
+    let jobs: BTreeSet<String> = reports
+        .iter()
+        .flat_map(|report| report["jobs"].as_array().unwrap())
+        .map(|job| job["job_id"].as_str().unwrap().to_owned())
+        .collect();
+    // What is left of a name without the hour and the generation, which are the same.
+    let unique = |name: &String| name.rsplit('_').nth(1).unwrap().to_owned();
+    let live = machines.iter().flat_map(|arc| hours.map(|hour| arc.live(hour)));
+    let outputs: BTreeSet<String> = live.flatten().map(|name| unique(&name)).collect();
+    assert_eq!((jobs.len(), outputs.len()), (8, 8), "{jobs:#?} {outputs:#?}");
+    assert!(outputs.iter().all(|unique| jobs.iter().any(|job| job.ends_with(unique))), "{jobs:#?} {outputs:#?}");
 }
 
 /// A worker in this process with a lock database of its own.
