@@ -359,7 +359,7 @@ fn tests_in(path: &Path, found: &mut BTreeMap<String, String>) {
     if path.extension().is_none_or(|e| e != "rs") {
         return;
     }
-    let text = fs::read_to_string(&path).unwrap();
+    let text = fs::read_to_string(path).unwrap();
     let (mut is_test, mut docs) = (false, String::new());
     for line in text.lines().map(str::trim) {
         if line.starts_with("#[") {

@@ -203,9 +203,6 @@ impl Place {
     }
 
     fn bring(&self, fault: Fault) -> Option<Connection> {
-        if true {
-            return None;
-        }
         match fault {
             Fault::DatabaseDeleted => self.database().iter().for_each(|path| drop(fs::remove_file(path))),
             Fault::DatabaseOverwritten => {
@@ -225,9 +222,9 @@ impl Place {
             }
             Fault::PartitionClosed => set_mode(&self.partition(), 0),
             Fault::EverythingReadOnly => {
-                folders_below(&[self.0.join("data"), self.0.join("temp")])
-                    .iter()
-                    .for_each(|path| set_mode(path, 0o555));
+                for path in folders_below(&[self.0.join("data"), self.0.join("temp")]) {
+                    set_mode(&path, 0o555);
+                }
             }
         }
         None
@@ -247,7 +244,9 @@ pub fn remove_database(arc: &Arc) {
 /// Everything may be read and written again.
 pub fn give_rights_back(arc: &Arc) {
     set_mode(&arc.folder(PARTITION), 0o755);
-    folders_below(&[arc.data(), arc.temp()]).iter().for_each(|path| set_mode(path, 0o755));
+    for path in folders_below(&[arc.data(), arc.temp()]) {
+        set_mode(&path, 0o755);
+    }
 }
 
 fn set_mode(path: &Path, mode: u32) {
