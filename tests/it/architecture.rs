@@ -134,35 +134,61 @@ fn clock_and_environment_are_read_in_their_homes_only() {
 /// Where tests let time pass, and why. On tokio's paused clock (`start_paused`) a sleep takes no time: it ends as soon as
 /// nothing else can go on. Everything else waits for what happens: a line of a child, a gate, a barrier. What is looked for
 /// are sleeps and the one real lease that runs out, not the deadlines of what is expected to happen much sooner.
-const MAY_SLEEP: [(&str, &str); 10] = [
-    ("crash_matrix.rs", "paused clock"),
-    ("object_store/figures.rs", "looks at the memory of processes from time to time, until they end"),
+const MAY_SLEEP: [(&str, &str); 14] = [
+    ("src/api/scans/tests.rs", PAUSED),
+    ("src/compaction/lease_guard.rs", PAUSED),
+    ("src/server/tests.rs", "real time: is an answer that comes later than a limit for requests, four times 50 ms"),
+    ("tests/it/architecture.rs", "this table"),
+    ("tests/it/crash_matrix.rs", PAUSED),
+    ("tests/it/frozen.rs", PAUSED),
+    ("tests/it/object_store/figures.rs", "looks at the memory of processes from time to time, until they end"),
     (
-        "object_store/workers.rs",
+        "tests/it/object_store/workers.rs",
         "real time: who is cut off from its bucket has nothing but its own clock, so a lease of 3 s runs out",
     ),
-    ("scheduler.rs", "paused clock"),
-    ("sim/fate.rs", "paused clock"),
-    ("sim/reader.rs", "paused clock"),
-    ("support/proxy.rs", "is a slow server, which is what is tested; nobody relies on how slow"),
-    ("support/recording.rs", "paused clock: a distant store is one of virtual time"),
-    ("support/time.rs", "paused clock: what lets it pass"),
-    ("architecture.rs", "this table"),
+    ("tests/it/scheduler.rs", PAUSED),
+    ("tests/it/sim/fate.rs", "the paused clock of `sim.rs`"),
+    ("tests/it/sim/reader.rs", "the paused clock of `sim.rs`"),
+    ("tests/it/support/proxy.rs", "is a slow server, which is what is tested; nobody relies on how slow"),
+    ("tests/it/support/recording.rs", "paused clock: a distant store is one of virtual time"),
+    ("tests/it/support/time.rs", "paused clock: what lets it pass"),
 ];
+
+/// The file starts its tests with it.
+const PAUSED: &str = "paused clock";
+
+/// Whether a line lets time pass, by any path to the function.
+fn sleeps(line: &str) -> bool {
+    let calls = |name: &str| {
+        let is_part_of_a_name = |before: &str| before.ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == '.');
+        line.match_indices(name).any(|(at, _)| !is_part_of_a_name(&line[..at]) && !line[..at].ends_with("fn "))
+    };
+    calls("sleep(") || calls("sleep_until(") || line.contains("park_timeout(") || line.contains("SHORT_TTL")
+}
+
+/// What of a file is only for tests.
+fn test_lines(path: &Path, text: &str) -> String {
+    let name = path.display().to_string();
+    let is_test =
+        name.contains("tests/") || ["tests.rs", "testing.rs", "conformance.rs"].iter().any(|t| name.ends_with(t));
+    if is_test { text.to_owned() } else { text.split("#[cfg(test)]\nmod tests {").skip(1).collect() }
+}
 
 #[test]
 fn where_tests_may_let_time_pass_is_listed() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut sleeping = Vec::new();
-    let mut paths = vec![root.clone()];
+    let mut paths = vec![root.join("src"), root.join("tests/it")];
     while let Some(path) = paths.pop() {
         if path.is_dir() {
             paths.extend(fs::read_dir(path).unwrap().map(|e| e.unwrap().path()));
         } else if path.extension().is_some_and(|e| e == "rs") {
-            let text = fs::read_to_string(&path).unwrap();
-            let sleeps = ["::sleep(", "park_timeout(", "SHORT_TTL"];
-            if code_lines(&text).any(|line| sleeps.iter().any(|sleep| line.contains(sleep))) {
-                sleeping.push(path.strip_prefix(&root).unwrap().display().to_string());
+            let name = path.strip_prefix(root).unwrap();
+            let text = test_lines(name, &fs::read_to_string(&path).unwrap());
+            if code_lines(&text).any(sleeps) {
+                let is_paused = MAY_SLEEP.iter().any(|(file, why)| Path::new(file) == name && *why == PAUSED);
+                assert!(!is_paused || text.contains("start_paused"), "{}: the clock is not paused", name.display());
+                sleeping.push(name.display().to_string());
             }
         }
     }

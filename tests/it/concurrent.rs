@@ -1,5 +1,6 @@
 //! I7: any number of workers, one winner, no error, no loss. And what else may happen to a partition during a job.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::fs;
 use std::path::PathBuf;
@@ -29,7 +30,7 @@ use object_store::{
 use tokio_util::sync::CancellationToken;
 
 use crate::support::stores::{Hook, Hooked};
-use crate::support::{Arc, PARTITION, Run, block_on};
+use crate::support::{Arc, PARTITION, Run, again, block_on};
 
 /// T27: two programs at the same time on the same data.
 #[test]
@@ -68,23 +69,52 @@ fn two_programs_that_do_not_share_locks_still_compact_every_partition_once() {
         arc.write_telemetry(partition, 5, 200);
     }
     let before: Vec<_> = partitions.iter().map(|p| arc.rows(p)).collect();
-    thread::scope(|scope| {
-        for worker in 0..2 {
-            let arc = &arc;
-            scope.spawn(move || {
-                let mut command = arc.command(&["compact", "--json"]);
-                command.env("DB_PATH", arc.dir().join(format!("locks_{worker}.db")));
-                command.env("COMPACTION_TEMP_DIR", arc.dir().join(format!("temp_{worker}")));
-                command.output().unwrap();
-            });
+    let runs = again::together((0..2).map(|worker| {
+        let arc = &arc;
+        move || {
+            let mut command = arc.command(&["compact", "--json"]);
+            command.env("DB_PATH", arc.dir().join(format!("locks_{worker}.db")));
+            command.env("COMPACTION_TEMP_DIR", arc.dir().join(format!("temp_{worker}")));
+            Run::of(&mut command)
         }
-    });
-    // Whoever lost a race said so; one more run clears away what the loser left.
-    arc.compact_well();
+    }));
+    let mut completed = 0;
+    for run in &runs {
+        assert_eq!(run.code, 0, "to lose a race is no failure: {run:#?}");
+        completed += run.json()["jobs_completed"].as_u64().unwrap();
+    }
+    assert_eq!(completed, 6, "each was compacted by one of the two: {runs:#?}");
+    // Whoever lost a race said so; one more run clears away what the loser left, and finds no other work.
+    let after = arc.compact_well();
+    assert_eq!(after["jobs_completed"], 0, "{after:#}");
     for (partition, before) in partitions.iter().zip(&before) {
         assert_eq!(&arc.rows(partition), before, "{partition}");
+        assert_eq!(arc.live(partition).len(), 1, "{partition}");
         arc.assert_nothing_left_over(partition);
     }
+}
+
+/// T2: names do not rest on the time alone: here are eight attempts at the same work in about one second, on four machines that
+/// know nothing of each other.
+#[test]
+fn attempts_at_the_same_work_at_the_same_time_have_different_names() {
+    let hours = ["db/cpu/2025/10/08/14", "db/cpu/2025/10/08/15"];
+    let machines: Vec<Arc> = (0..4).map(|_| Arc::new()).collect();
+    for (arc, hour) in machines.iter().flat_map(|arc| hours.map(|hour| (arc, hour))) {
+        arc.write_telemetry(hour, 2, 10);
+    }
+    let reports = again::together(machines.iter().map(|arc| || arc.compact_well()));
+    let jobs: BTreeSet<String> = reports
+        .iter()
+        .flat_map(|report| report["jobs"].as_array().unwrap())
+        .map(|job| job["job_id"].as_str().unwrap().to_owned())
+        .collect();
+    // What is left of a name without the hour and the generation, which are the same.
+    let unique = |name: &String| name.rsplit('_').nth(1).unwrap().to_owned();
+    let live = machines.iter().flat_map(|arc| hours.map(|hour| arc.live(hour)));
+    let outputs: BTreeSet<String> = live.flatten().map(|name| unique(&name)).collect();
+    assert_eq!((jobs.len(), outputs.len()), (8, 8), "{jobs:#?} {outputs:#?}");
+    assert!(outputs.iter().all(|unique| jobs.iter().any(|job| job.ends_with(unique))), "{jobs:#?} {outputs:#?}");
 }
 
 /// A worker in this process with a lock database of its own.

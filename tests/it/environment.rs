@@ -4,6 +4,7 @@
 //! Full and read-only disks are real ones: small file systems mounted in a mount namespace of the test's own.
 
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 
 use crate::support::{Arc, PARTITION, Run, STAGING_LOCK, incompressible};
@@ -12,6 +13,8 @@ mod clock;
 mod disks;
 #[cfg(target_os = "linux")]
 mod limits;
+#[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
+mod midway;
 mod rights;
 mod state;
 
@@ -36,6 +39,38 @@ fn finishes_the_work(arc: &Arc, rows: &[String]) {
     assert_eq!(arc.rows(PARTITION), rows, "nor by what came after it");
     assert!(arc.live(PARTITION).iter().all(|name| name.ends_with("_compacted.parquet")), "the work is done");
     arc.assert_nothing_left_over(PARTITION);
+}
+
+/// Brings a fault at every second step of a first compaction in turn, until there are no more, and lets the next run end the work.
+#[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
+fn at_every_step(fault: midway::Fault, bring: impl Fn(&Arc, usize) -> midway::Midway + Sync) -> Vec<midway::Midway> {
+    use std::sync::Mutex;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    // Threads differ by a few calls from run to run.
+    const MOST: usize = 200;
+    let (found, is_over) = (Mutex::new(Vec::new()), AtomicBool::new(false));
+    crate::support::each((0..MOST).step_by(2), |point| {
+        if is_over.load(Ordering::SeqCst) && !crate::support::again::is_one_point() {
+            return;
+        }
+        let arc = Arc::new();
+        arc.write_telemetry(PARTITION, 3, 20);
+        let rows = arc.rows(PARTITION);
+        let midway = bring(&arc, point);
+        assert_eq!(arc.rows(PARTITION), rows, "{fault:?} at {point}: {midway:#?}");
+        finishes_the_work(&arc, &rows);
+        let state = arc.storage_state();
+        arc.compact_well();
+        assert_eq!(arc.storage_state(), state, "{fault:?} at {point}: a further run changes nothing");
+        if midway.phase.is_none() {
+            is_over.store(true, Ordering::SeqCst);
+        } else {
+            found.lock().unwrap().push(midway);
+        }
+    });
+    assert!(is_over.into_inner() || crate::support::again::is_one_point(), "more than {MOST} steps");
+    found.into_inner().unwrap()
 }
 
 /// An hour whose rows do not compress: about 4 MB.
@@ -150,14 +185,32 @@ fn a_lock_database_that_is_not_sqlite_is_named_with_the_remedy_and_left_as_it_is
     assert_eq!(arc.storage_state(), before);
 }
 
+/// What a job that was killed leaves: its folder with its files, and beside it the mark that the folder has an owner, whose
+/// lock is gone with its process.
+pub fn abandoned_folder(root: &Path) {
+    fs::create_dir_all(root.join("dead")).unwrap();
+    for file in ["dead/part", "dead.arc-owner", ".arc-lock"] {
+        fs::write(root.join(file), "").unwrap();
+    }
+}
+
 /// The job's private files are gone after every run, and a dead job's are removed by the next one (T9, T38).
 #[test]
 fn a_dead_jobs_folders_are_removed_and_folders_of_others_are_not() {
     let arc = Arc::new();
     arc.write_telemetry(PARTITION, 3, 100);
-    let foreign = arc.temp().join("notes");
-    fs::create_dir_all(&foreign).unwrap();
-    fs::write(foreign.join("todo.txt"), "mine").unwrap();
+    let roots = [arc.temp(), arc.data().join("_compaction_staging")];
+    for root in &roots {
+        abandoned_folder(root);
+        fs::create_dir(root.join("notes")).unwrap();
+        fs::write(root.join("notes/todo.txt"), "mine").unwrap();
+    }
     arc.compact_well();
-    assert_eq!(fs::read_to_string(foreign.join("todo.txt")).unwrap(), "mine", "not a job's folder");
+    for root in &roots {
+        for gone in ["dead", "dead.arc-owner"] {
+            assert!(!root.join(gone).exists(), "{gone} is still in {}", root.display());
+        }
+        let others = fs::read_to_string(root.join("notes/todo.txt")).unwrap();
+        assert_eq!(others, "mine", "not a job's folder: {}", root.display());
+    }
 }

@@ -1,9 +1,11 @@
 //! A worker that did not run for longer than its lease (it was stopped, its machine suspended) and then goes on: it finds the
-//! lease ended by its own clock, before anybody else has begun, and changes nothing more. Wherever the leases are.
+//! lease ended by its own clock, before anybody else has begun, and changes nothing more. Wherever the leases are. And one that runs
+//! for longer, and keeps it.
 
 use std::fmt;
 use std::sync::Arc as Shared;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use arc::clock::{Clock, ManualClock, SystemClock};
 use arc::compaction::events::EventSink;
@@ -11,7 +13,7 @@ use arc::compaction::report::JobStatus;
 use arc::compaction::settings::{Isolation, LockBackend};
 use arc::compaction::{CompactionManager, CompactionSettings, Components, Scope};
 use arc::config::{Config, Input};
-use arc::lock::{CompactionLock, LockManager, StorageLocks};
+use arc::lock::{Acquired, CompactionLock, LockManager, StorageLocks};
 use arc::merge::resources::{detect, job_limits};
 use arc::merge::{DuckDbEngine, MergeEngine, MergeError, MergeOutcome, MergeRequest, ProgressSink};
 use arc::state::StateDb;
@@ -25,6 +27,7 @@ use object_store::{ObjectStore, ObjectStoreExt};
 use tokio_util::sync::CancellationToken;
 
 use crate::support::stores::{Hook, Hooked};
+use crate::support::time::TokioClock;
 use crate::support::{Arc, PARTITION, telemetry};
 
 /// When the worker stops.
@@ -121,6 +124,8 @@ struct Bucket {
     store: Shared<InMemory>,
     clock: Shared<ManualClock>,
     backend: LockBackend,
+    /// How often the worker was started: no two of its attempts may have one name.
+    started: AtomicU64,
 }
 
 impl Bucket {
@@ -133,7 +138,7 @@ impl Bucket {
             store.put(&key, bytes.clone().into()).await.unwrap();
         }
         let clock = Shared::new(ManualClock::at(SystemClock.now() + TimeDelta::seconds(1)));
-        Self { arc, store, clock, backend }
+        Self { arc, store, clock, backend, started: AtomicU64::default() }
     }
 
     /// The worker, also when it is started again.
@@ -159,7 +164,7 @@ impl Bucket {
             clock,
             limits: job_limits(detect(), None, None, settings.max_concurrent_jobs),
             events: EventSink::ignore(),
-            seed: fastrand::u64(..),
+            seed: self.started.fetch_add(1, Ordering::SeqCst),
         };
         CompactionManager::new(components, settings)
     }
@@ -233,4 +238,60 @@ async fn a_worker_that_thaws_while_it_clears_up_changes_nothing_more() {
             assert_eq!((raw.len(), ours.len()), (0, 1), "{what}: {ours:?}");
         }
     }
+}
+
+/// DuckDB, after three times as long as a lease lasts, when somebody else asks for the partition.
+#[derive(Debug)]
+struct Slow {
+    other: CompactionLock,
+    refused: Shared<AtomicBool>,
+}
+
+/// Of the worker that is slow.
+const TTL: Duration = Duration::from_mins(1);
+
+#[async_trait]
+impl MergeEngine for Slow {
+    async fn merge(
+        &self,
+        request: MergeRequest,
+        progress: ProgressSink,
+        cancel: CancellationToken,
+    ) -> Result<MergeOutcome, MergeError> {
+        tokio::time::sleep(3 * TTL).await;
+        let asked = self.other.acquire_lock(&PARTITION.parse().unwrap(), TTL).await.unwrap();
+        self.refused.store(matches!(asked, Acquired::HeldBy(_)), Ordering::SeqCst);
+        DuckDbEngine.merge(request, progress, cancel).await
+    }
+}
+
+/// T21.
+#[tokio::test(start_paused = true)]
+async fn a_job_that_takes_longer_than_a_lease_renews_it_and_nobody_else_gets_the_partition() {
+    let bucket = Bucket::with_work(LockBackend::Sqlite).await;
+    let config = Config::load(&Input { file: Some(bucket.arc.config_file()), ..Input::default() }).unwrap();
+    let settings = CompactionSettings { isolation: Isolation::InProcess, lock_ttl: TTL, ..config.compaction };
+    let tomorrow = SystemClock.now() + TimeDelta::days(1);
+    let clock = Shared::new(TokioClock::at(&tomorrow.format("%Y-%m-%d %H:%M:%S").to_string()));
+    let state = StateDb::in_memory().unwrap();
+    let refused = Shared::new(AtomicBool::new(false));
+    let slow = Slow { other: CompactionLock::new(state.clone(), clock.clone()), refused: refused.clone() };
+    let components = Components {
+        storage: Storage::over(bucket.store.clone(), "memory://bucket"),
+        locks: Shared::new(CompactionLock::new(state.clone(), clock.clone())),
+        state,
+        engine: Shared::new(slow),
+        clock,
+        limits: job_limits(detect(), None, None, settings.max_concurrent_jobs),
+        events: EventSink::ignore(),
+        seed: 1,
+    };
+    let manager = CompactionManager::new(components, settings);
+
+    let report = manager.run_compaction_cycle(Scope::default(), CancellationToken::new()).await.unwrap();
+
+    assert_eq!((report.jobs_completed, report.jobs_failed, report.jobs_skipped), (1, 0, 0), "{report:#?}");
+    assert!(refused.load(Ordering::SeqCst), "another worker got the partition while it was at work");
+    let [raw, ours, _] = bucket.names().await;
+    assert_eq!((raw.len(), ours.len()), (0, 1), "{ours:?}");
 }

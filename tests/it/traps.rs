@@ -1,11 +1,13 @@
 //! The traps: incidents that other systems of this kind paid for, and where this project's test of each stands. The table
-//! is checked: it fails when a number is missing, or when a test that is named here is gone or does not name the trap.
+//! is checked: it fails when a number is missing, or when a test that is named here is gone or does not name the trap. Tests are
+//! found by their text; that those of this binary are compiled is asked of itself.
 //!
 //! Numbers are stable. More tests than these name them; these are the ones that fail if the trap is sprung.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
 /// Number, what must hold, and the functions in `src` or `tests` that test it.
 const TRAPS: [(u32, &str, &[&str]); 70] = [
@@ -20,7 +22,11 @@ const TRAPS: [(u32, &str, &[&str]); 70] = [
     (
         2,
         "names are unique per attempt and created exclusively",
-        &["publishing_never_overwrites", "a_publication_is_invisible_until_it_is_complete_and_overwrites_nothing"],
+        &[
+            "attempts_at_the_same_work_at_the_same_time_have_different_names",
+            "publishing_never_overwrites",
+            "a_publication_is_invisible_until_it_is_complete_and_overwrites_nothing",
+        ],
     ),
     (
         3,
@@ -125,6 +131,7 @@ const TRAPS: [(u32, &str, &[&str]); 70] = [
         21,
         "a lease is renewed, and the record fences",
         &[
+            "a_job_that_takes_longer_than_a_lease_renews_it_and_nobody_else_gets_the_partition",
             "two_programs_that_do_not_share_locks_still_compact_every_partition_once",
             "two_workers_without_a_common_lock_lose_and_double_nothing",
         ],
@@ -341,26 +348,34 @@ fn tests_below(folder: &Path, found: &mut BTreeMap<String, String>) {
         let path = entry.unwrap().path();
         if path.is_dir() {
             tests_below(&path, found);
-        } else if path.extension().is_some_and(|e| e == "rs") {
-            let text = fs::read_to_string(&path).unwrap();
-            let (mut is_test, mut docs) = (false, String::new());
-            for line in text.lines().map(str::trim) {
-                if line.starts_with("#[") {
-                    is_test |= line.starts_with("#[test]") || line.starts_with("#[tokio::test");
-                    assert!(!line.starts_with("#[ignore"), "{}: a test is ignored", path.display());
-                } else if let Some(rest) = line.strip_prefix("fn ").or_else(|| line.strip_prefix("async fn ")) {
-                    let docs = std::mem::take(&mut docs);
-                    if std::mem::take(&mut is_test) {
-                        let name = rest.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
-                        found.entry(name).or_default().push_str(&docs);
-                    }
-                } else if let Some(doc) = line.strip_prefix("///") {
-                    docs.push_str(doc);
-                } else if line.is_empty() || line.ends_with(['{', '}', ';']) {
-                    is_test = false;
-                    docs.clear();
-                }
+        } else {
+            tests_in(&path, found);
+        }
+    }
+}
+
+/// Those of one file.
+fn tests_in(path: &Path, found: &mut BTreeMap<String, String>) {
+    if path.extension().is_none_or(|e| e != "rs") {
+        return;
+    }
+    let text = fs::read_to_string(path).unwrap();
+    let (mut is_test, mut docs) = (false, String::new());
+    for line in text.lines().map(str::trim) {
+        if line.starts_with("#[") {
+            is_test |= line.starts_with("#[test]") || line.starts_with("#[tokio::test");
+            assert!(!line.starts_with("#[ignore"), "{}: a test is ignored", path.display());
+        } else if let Some(rest) = line.strip_prefix("fn ").or_else(|| line.strip_prefix("async fn ")) {
+            let docs = std::mem::take(&mut docs);
+            if std::mem::take(&mut is_test) {
+                let name = rest.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+                found.entry(name).or_default().push_str(&docs);
             }
+        } else if let Some(doc) = line.strip_prefix("///") {
+            docs.push_str(doc);
+        } else if line.is_empty() || line.ends_with(['{', '}', ';']) {
+            is_test = false;
+            docs.clear();
         }
     }
 }
@@ -368,6 +383,42 @@ fn tests_below(folder: &Path, found: &mut BTreeMap<String, String>) {
 /// Whether a text names a trap: `T4`, but not in `T41`.
 fn names(text: &str, number: u32) -> bool {
     text.split(|c: char| !c.is_alphanumeric()).any(|word| word == format!("T{number}"))
+}
+
+/// The test functions that this binary really has, with their modules, as it lists them itself.
+#[cfg(target_os = "linux")]
+fn compiled() -> BTreeSet<String> {
+    let listed = Command::new(std::env::current_exe().unwrap()).args(["--list", "--format", "terse"]).output().unwrap();
+    let listed = String::from_utf8(listed.stdout).unwrap();
+    listed.lines().filter_map(|line| line.strip_suffix(": test")).map(str::to_owned).collect()
+}
+
+/// A file that no module names, or a test that is left out here, tests nothing, and would count above. Tests that only some
+/// systems can run are compiled on this one at least.
+#[cfg(target_os = "linux")]
+#[test]
+fn every_test_function_in_the_folder_of_this_binary_is_compiled_into_it() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it");
+    let compiled = compiled();
+    let mut folders = vec![root.clone()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            let mut here = BTreeMap::new();
+            tests_in(&path, &mut here);
+            let module = path.strip_prefix(&root).unwrap().with_extension("").display().to_string();
+            let module = module.strip_suffix("/mod").unwrap_or(&module).replace('/', "::");
+            let in_module = |test: &&String| test.strip_prefix(&module).is_some_and(|rest| rest.starts_with("::"));
+            for name in here.keys() {
+                let is_there = compiled.iter().filter(in_module).any(|test| test.ends_with(&format!("::{name}")));
+                assert!(is_there, "{module}::{name} is in {} and not compiled", path.display());
+            }
+        }
+    }
 }
 
 #[test]

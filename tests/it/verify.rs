@@ -3,9 +3,11 @@
 
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::environment::abandoned_folder;
 use crate::support::{Arc, PARTITION, Run, again, block_on, copy, telemetry, tree};
 
 /// Three raw files became one compacted file.
@@ -134,6 +136,19 @@ fn move_named_away(arc: &Arc, finding: &Value) {
     }
 }
 
+/// Does nothing but run the program as usual, when records have been kept for as long as they are kept.
+fn wait_for_its_deletion(arc: &Arc, finding: &Value) {
+    assert_eq!(finding["remedy"], "none needed: it is deleted in its time");
+    let record = arc.folder(PARTITION).join(finding["files"][0].as_str().unwrap());
+    let file = fs::File::options().write(true).open(&record).unwrap();
+    let written = file.metadata().unwrap().modified().unwrap();
+    arc.compact_well();
+    assert!(record.exists(), "not before its time");
+    file.set_modified(written - Duration::from_hours(31 * 24)).unwrap();
+    arc.compact_well();
+    assert!(!record.exists(), "it is deleted in its time");
+}
+
 /// Puts back what the remedy names.
 fn restore_named(arc: &Arc, finding: &Value) {
     let remedy = finding["remedy"].as_str().unwrap();
@@ -158,13 +173,6 @@ fn same_size_other_rows(path: &Path) {
         pad = (pad + want).checked_sub(size).expect("three rows are smaller");
     }
     panic!("no padding gives {want} bytes");
-}
-
-fn abandoned_folder(root: &Path) {
-    fs::create_dir_all(root.join("dead")).unwrap();
-    for file in ["dead/part", "dead.arc-owner", ".arc-lock"] {
-        fs::write(root.join(file), "").unwrap();
-    }
 }
 
 struct Case {
@@ -272,7 +280,7 @@ fn cases() -> Vec<Case> {
         case!("an old record is damaged", "unreadable_record",
             |arc| fs::write(arc.folder(PARTITION).join("_compaction/00000001.json"), "{").unwrap(),
             prepare: || layered(1), deep: true, severity: "info",
-            remedy: |arc, _| move_away(arc, "_compaction/00000001.json")),
+            remedy: wait_for_its_deletion),
         case!("a temp folder of a dead job", "leftover_folder", |arc| abandoned_folder(&arc.temp()),
             severity: "info", remedy: follow),
         case!("a staging folder of a dead job", "leftover_folder",

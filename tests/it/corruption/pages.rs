@@ -1,4 +1,4 @@
-//! Where the parts of a Parquet file lie: pages, their headers, the footer.
+//! Where the parts of a Parquet file lie: pages, their headers, their indexes and filters, the footer.
 
 use std::ops::Range;
 
@@ -40,10 +40,29 @@ impl Anatomy {
         Self { bytes, metadata, pages, footer }
     }
 
+    /// What lies between the pages and the footer: the indexes of pages, and the filters. They are optional.
+    pub fn beside_the_pages(&self) -> Vec<Range<usize>> {
+        let chunks = self.metadata.row_groups().iter().flat_map(parquet::file::metadata::RowGroupMetaData::columns);
+        let parts = chunks.flat_map(|chunk| {
+            [
+                (chunk.column_index_offset(), chunk.column_index_length()),
+                (chunk.offset_index_offset(), chunk.offset_index_length()),
+                (chunk.bloom_filter_offset(), chunk.bloom_filter_length()),
+            ]
+        });
+        let ranges = parts.filter_map(|(offset, length)| {
+            let start = usize::try_from(offset?).unwrap();
+            // Without a length, as older writers leave it, its end is not known.
+            Some(start..start + usize::try_from(length.unwrap_or(0)).unwrap())
+        });
+        ranges.collect()
+    }
+
     /// Every offset at which one part ends and another begins, and the places inside of the last eight bytes.
     pub fn boundaries(&self) -> Vec<usize> {
         let mut all = vec![0, 1, 3, 4, self.footer.start, self.footer.end];
         all.extend(self.pages.iter().flat_map(|page| [page.header.start, page.data.start, page.data.end]));
+        all.extend(self.beside_the_pages().iter().flat_map(|part| [part.start, part.end]));
         all.extend(self.footer.end + 1..self.bytes.len());
         all.sort_unstable();
         all.dedup();

@@ -74,3 +74,26 @@ fn a_file_that_may_not_be_read_is_named_and_stays() {
     set_mode(&closed, 0o644);
     assert_eq!(arc.rows(PARTITION), rows);
 }
+
+/// Lost when the job has begun already, before each of its steps in turn, and given back when it has ended.
+#[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
+#[test]
+fn rights_that_are_lost_at_any_step_of_a_job_cost_no_rows() {
+    use super::midway::{Fault, Phase, compact_with, give_rights_back};
+
+    for fault in [Fault::PartitionClosed, Fault::EverythingReadOnly] {
+        let phases = super::at_every_step(fault, |arc, point| {
+            let midway = compact_with(arc, fault, point);
+            give_rights_back(arc);
+            let done = matches!(midway.phase, Some(Phase::Committed | Phase::Tidied) | None);
+            assert!(midway.code != 0 || done, "who could not commit has failed: {midway:#?}");
+            assert!(midway.code == 0 || midway.said.contains("ermission"), "the reason is named: {midway:#?}");
+            midway
+        });
+        for phase in [Phase::Merging, Phase::Published, Phase::Committed] {
+            assert!(phases.iter().any(|midway| midway.phase == Some(phase)), "{fault:?}: never {phase:?}: {phases:#?}");
+        }
+        let failed = phases.iter().filter(|midway| midway.code != 0).count();
+        println!("{fault:?} at {} steps; {failed} runs failed", phases.len());
+    }
+}

@@ -88,3 +88,31 @@ fn a_database_that_is_damaged_under_a_server_is_named_with_the_remedy_and_costs_
     }
     finishes_the_work(&arc, &rows);
 }
+
+/// I1, I10: the database goes, or is damaged, or is another's for a while, at each step of a job of the shipped program.
+#[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
+#[test]
+fn a_database_that_goes_is_damaged_or_is_held_at_any_step_of_a_job_costs_no_rows() {
+    use super::midway::{Fault, Phase, compact_with, remove_database};
+
+    for fault in [Fault::DatabaseDeleted, Fault::DatabaseOverwritten, Fault::DatabaseHeld] {
+        let phases = super::at_every_step(fault, |arc, point| {
+            let midway = compact_with(arc, fault, point);
+            if fault == Fault::DatabaseHeld {
+                assert_eq!(midway.code, 0, "it waits for {} times: {midway:#?}", midway.waits);
+            }
+            if fault == Fault::DatabaseOverwritten {
+                remove_database(arc);
+            }
+            midway
+        });
+        for phase in [Phase::Merging, Phase::Published, Phase::Committed, Phase::Tidied] {
+            assert!(phases.iter().any(|midway| midway.phase == Some(phase)), "{fault:?}: never {phase:?}: {phases:#?}");
+        }
+        let waited = phases.iter().filter(|midway| midway.waits > 0).count();
+        let failed = phases.iter().filter(|midway| midway.code != 0).count();
+        println!("{fault:?} at {} steps; {failed} runs failed, {waited} waited", phases.len());
+        assert!(waited > 0 || fault != Fault::DatabaseHeld, "nobody waited for the database");
+        assert!(failed > 0 || fault != Fault::DatabaseOverwritten, "nobody noticed");
+    }
+}

@@ -8,7 +8,7 @@ use object_store::path::Path;
 
 use crate::object_store::remote::{NoHook, Remote};
 use crate::support::servers::Kind;
-use crate::support::{PARTITION, block_on, telemetry};
+use crate::support::{PARTITION, Run, block_on, telemetry};
 
 /// I1, I2, I5, I6: with the real program, merging in a child process.
 #[test]
@@ -154,17 +154,23 @@ fn two_workers_without_a_common_lock_lose_and_double_nothing() {
             .map(|worker| {
                 let state = remote.arc.dir().join(format!("worker-{worker}.db"));
                 let mut command = remote.arc.server_command();
-                command.arg("compact").env("DB_PATH", state).stdout(Stdio::piped()).stderr(Stdio::piped());
+                command.args(["compact", "--json"]).env("DB_PATH", state).stdout(Stdio::piped()).stderr(Stdio::piped());
                 command.spawn().unwrap()
             })
             .collect();
-        for worker in workers {
-            worker.wait_with_output().unwrap();
+        let runs: Vec<Run> = workers.into_iter().map(|worker| worker.wait_with_output().unwrap().into()).collect();
+        let mut completed = 0;
+        for run in &runs {
+            assert_eq!(run.code, 0, "{kind:?}: to lose the race is no failure: {run:#?}");
+            completed += run.json()["jobs_completed"].as_u64().unwrap();
         }
+        assert_eq!(completed, 1, "{kind:?}: one of them did it: {runs:#?}");
         assert_eq!(remote.rows(), rows, "{kind:?}");
-        remote.compact_well();
+        let after = remote.compact_well();
+        assert_eq!(after["jobs_completed"], 0, "{kind:?}: {after:#}");
         assert_eq!(remote.rows(), rows, "{kind:?}");
-        assert!(remote.live().iter().all(|name| name.ends_with("_compacted.parquet")), "{kind:?}");
+        let live = remote.live();
+        assert!(matches!(&live[..], [one] if one.ends_with("_compacted.parquet")), "{kind:?}: {live:?}");
         remote.assert_nothing_left_over();
     });
 }

@@ -144,7 +144,10 @@ fn manager(name: &str, fate: Fate, config: &Path, folder: &Path) -> CompactionMa
     let hook = Shared::new(AroundCommit { fate, marker: folder.join("marker"), long_ago });
     let hooked = storage.map_store(|inner| Hooked::over(inner, hook));
     let locks = StorageLocks::for_worker(&hooked, Shared::new(SystemClock), name.parse().unwrap());
-    manager_of(settings, hooked, locks, Shared::new(DuckDbEngine), folder)
+    // No two attempts may have one name, also of a worker that is started again.
+    let seed = blake3::hash(format!("{name} {fate:?}").as_bytes());
+    let seed = u64::from_le_bytes(seed.as_bytes()[..8].try_into().unwrap());
+    manager_of(settings, hooked, locks, Shared::new(DuckDbEngine), (folder, seed))
 }
 
 fn manager_of(
@@ -152,7 +155,7 @@ fn manager_of(
     storage: Storage,
     locks: StorageLocks,
     engine: Shared<dyn MergeEngine>,
-    folder: &Path,
+    (folder, seed): (&Path, u64),
 ) -> CompactionManager {
     let components = Components {
         storage,
@@ -162,7 +165,7 @@ fn manager_of(
         clock: Shared::new(SystemClock),
         limits: job_limits(detect(), None, None, settings.max_concurrent_jobs),
         events: EventSink::ignore(),
-        seed: fastrand::u64(..),
+        seed,
     };
     CompactionManager::new(components, settings)
 }
@@ -398,7 +401,7 @@ fn a_worker_that_is_cut_off_stops_when_its_lease_ends() {
     let settings =
         CompactionSettings { isolation: Isolation::InProcess, lock_ttl: SHORT_TTL, ..remote.config().compaction };
     let locks = StorageLocks::for_worker(&storage, Shared::new(SystemClock), "cut off".parse().unwrap());
-    let manager = manager_of(settings, storage, locks, Shared::new(Endless(is_cut_off)), remote.arc.dir());
+    let manager = manager_of(settings, storage, locks, Shared::new(Endless(is_cut_off)), (remote.arc.dir(), 1));
 
     let since = Instant::now();
     let report = block_on(manager.run_compaction_cycle(Scope::default(), CancellationToken::new())).unwrap();
