@@ -110,6 +110,6 @@ pub const MUTATIONS: [(Rule, Setup, &str); 22] = [
 ///   nobody works on in a folder without its records. `lost_records_are_overlooked`.
 pub const NOT_NEEDED: [(Rule, Setup); 3] = [
     (Rule::R0Head, Setup::GUESSES.with_attempts([1, 1])),
-    (Rule::C4LowestFirst, Setup::UNTIDIED),
+    (Rule::C4LowestFirst, Setup::UNTIDIED.with_attempts([2, 1])),
     (Rule::V2NoGap, Setup::LOST_RECORD),
 ];
