@@ -22,6 +22,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::libc::{self, c_long};
@@ -41,6 +42,9 @@ const CALLS: &str = "calls.txt";
 
 /// Of the effects of which there are many, every so many-th is a point to die at, unless all are asked for.
 const OF_MANY: usize = 16;
+
+/// Readers that look without a pause would take most of the processor.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(30);
 
 const DAMAGED: &[u8] = b"these are no columns at all, and nobody can read them";
 
@@ -301,7 +305,7 @@ fn survives_every_kill(shape: Shape, prepare: impl Fn() -> Arc + Sync) {
     each(points.iter().copied(), |point| {
         let arc = prepare();
         let before = shape.rows(&arc);
-        let readers = Readers::start(&arc, shape.damaged);
+        let readers = Readers::start(&arc, shape.damaged, BETWEEN_LOOKS);
         kills.fetch_add(usize::from(kill_at(&arc, point).killed), Ordering::SeqCst);
         assert_eq!(shape.rows(&arc), before, "a reader right after a kill at effect {point}");
         shape.compact(&arc);
