@@ -120,9 +120,10 @@ pub fn died(victim: &mut Command) -> bool {
     !status.success()
 }
 
-/// Readers in a loop, until they are stopped: one by the snapshot rule, which never sees anything but `expected`; and two of
-/// all `*.parquet` files, which no rule of ours allows. One of these reads the rows, of which it never misses any; the other
-/// only counts them, as fast as it can, to see for how long some are there twice.
+/// Readers in a loop, until they are stopped: one by the snapshot rule, which never sees anything but what counted when it
+/// began; and two of all `*.parquet` files, which no rule of ours allows. One of these reads the rows, of which it never
+/// misses any; the other only counts them, as fast as it can, to see for how long some are there twice. All know which files
+/// nobody can read, and leave these out.
 #[derive(Debug)]
 pub struct Readers {
     stop: Shared<AtomicBool>,
@@ -146,27 +147,31 @@ impl std::fmt::Display for Window {
 }
 
 impl Readers {
-    pub fn start(arc: &Arc, expected: String) -> Self {
+    /// `pause` is the time between two looks of each reader, for tests in which looking would cost more than all else.
+    pub fn start(arc: &Arc, damaged: &'static [&'static str], pause: Duration) -> Self {
         let (stop, looks) = (Shared::new(AtomicBool::new(false)), Shared::new(AtomicUsize::new(0)));
-        let (data, stopped, counted) = (arc.data(), Shared::clone(&stop), Shared::clone(&looks));
-        let right = distinct_of_all(&data).unwrap();
-        let rows = thread::spawn(move || {
+        let folder = Folder { data: arc.data(), damaged };
+        let live = folder.readable(arc.live_paths(PARTITION));
+        let expected = fingerprint(&live).unwrap();
+        // Before anything happens, however late the threads begin. Of another who died, rows may be there twice already.
+        let db = Connection::open_in_memory().unwrap();
+        let (distinct, rows) = (folder.distinct_of_all().unwrap(), rows_of(&db, &live).unwrap());
+        let (looked, stopped, counted) = (folder.clone(), Shared::clone(&stop), Shared::clone(&looks));
+        let reading = thread::spawn(move || {
             while !stopped.load(Ordering::SeqCst) {
-                if let Some(seen) = look(&data) {
+                if let Some(seen) = looked.look() {
                     assert_eq!(seen, expected, "a reader saw other rows");
                     counted.fetch_add(1, Ordering::SeqCst);
                 }
-                if let Some(seen) = distinct_of_all(&data) {
-                    assert_eq!(seen, right, "a reader of all files misses rows");
+                if let Some(seen) = looked.distinct_of_all() {
+                    assert_eq!(seen, distinct, "a reader of all files misses rows");
                 }
+                thread::park_timeout(pause);
             }
         });
-        let (data, stopped) = (arc.data(), Shared::clone(&stop));
-        // Before anything happens, however late the thread begins.
-        let db = Connection::open_in_memory().unwrap();
-        let right = rows_of_all(&db, &data).unwrap();
-        let window = thread::spawn(move || watch(&db, &data, right, &stopped));
-        Self { stop, looks, rows, window }
+        let stopped = Shared::clone(&stop);
+        let window = thread::spawn(move || watch(&db, &folder, rows, pause, &stopped));
+        Self { stop, looks, rows: reading, window }
     }
 
     /// Stops the readers, which must have had at least one good look.
@@ -180,10 +185,10 @@ impl Readers {
     }
 }
 
-fn watch(db: &Connection, data: &Path, right: u64, stopped: &AtomicBool) -> Window {
+fn watch(db: &Connection, folder: &Folder, right: u64, pause: Duration, stopped: &AtomicBool) -> Window {
     let (mut window, mut since, mut last) = (Window::default(), None, Instant::now());
     while !stopped.load(Ordering::SeqCst) {
-        let Some(rows) = rows_of_all(db, data) else { continue };
+        let Some(rows) = rows_of(db, &folder.all()) else { continue };
         assert!(rows >= right, "a reader of all files misses rows");
         if rows > right || since.is_some() {
             window.doubled = window.doubled.max(since.get_or_insert_with(Instant::now).elapsed());
@@ -193,38 +198,63 @@ fn watch(db: &Connection, data: &Path, right: u64, stopped: &AtomicBool) -> Wind
         }
         window.between_looks = window.between_looks.max(last.elapsed());
         last = Instant::now();
+        thread::park_timeout(pause);
     }
-    assert_eq!(rows_of_all(db, data), Some(right), "rows stay doubled");
+    assert_eq!(rows_of(db, &folder.all()), Some(right), "rows stay doubled");
     window
 }
 
-/// The rows of all `*.parquet` files, by their footers; `None` if a file vanished meanwhile, an error to whoever asked.
-fn rows_of_all(db: &Connection, data: &Path) -> Option<u64> {
-    let sql = format!("SELECT sum(num_rows)::UBIGINT FROM parquet_file_metadata('{}')", all(data));
+/// The rows of these files, by their footers; `None` if a file vanished meanwhile, an error to whoever asked.
+fn rows_of(db: &Connection, files: &[PathBuf]) -> Option<u64> {
+    let sql = format!("SELECT sum(num_rows)::UBIGINT FROM parquet_file_metadata([{}])", quoted(files));
     db.query_row(&sql, [], |row| row.get(0)).ok()
 }
 
-/// The different rows of all `*.parquet` files.
-fn distinct_of_all(data: &Path) -> Option<u64> {
-    let db = Connection::open_in_memory().unwrap();
-    let sql = format!("SELECT count(DISTINCT hash(t)) FROM read_parquet('{}', union_by_name = true) t", all(data));
-    db.query_row(&sql, [], |row| row.get(0)).ok()
+fn quoted(files: &[PathBuf]) -> String {
+    let quoted = files.iter().map(|file| format!("'{}'", file.display().to_string().replace('\'', "''")));
+    quoted.collect::<Vec<_>>().join(", ")
 }
 
-fn all(data: &Path) -> String {
-    data.join(PARTITION).join("*.parquet").display().to_string().replace('\'', "''")
+/// The partition's folder, as readers look at it.
+#[derive(Debug, Clone)]
+struct Folder {
+    data: PathBuf,
+    /// Files that nobody can read.
+    damaged: &'static [&'static str],
 }
 
-/// What a reader sees; `None` if a file vanished under it, upon which the rule says to look again.
-fn look(data: &Path) -> Option<String> {
-    let storage = Storage::local(data).unwrap();
-    let partition = PARTITION.parse().unwrap();
-    let snapshot = block_on(arc::compaction::snapshot::live_files(&storage, &partition)).unwrap();
-    let files: Vec<PathBuf> = snapshot.files.iter().map(|f| data.join(PARTITION).join(&f.name)).collect();
-    match fingerprint(&files) {
-        Ok(seen) => Some(seen),
-        Err(_) if files.iter().any(|f| !f.exists()) => None,
-        Err(error) => panic!("{error}"),
+impl Folder {
+    fn readable(&self, mut files: Vec<PathBuf>) -> Vec<PathBuf> {
+        files.retain(|file| !self.damaged.iter().any(|damaged| file.ends_with(damaged)));
+        files
+    }
+
+    /// All `*.parquet` files.
+    fn all(&self) -> Vec<PathBuf> {
+        let Ok(entries) = fs::read_dir(self.data.join(PARTITION)) else { return Vec::new() };
+        let files = entries.map(|entry| entry.unwrap().path());
+        self.readable(files.filter(|path| path.extension().is_some_and(|e| e == "parquet")).collect())
+    }
+
+    /// The different rows of all `*.parquet` files.
+    fn distinct_of_all(&self) -> Option<u64> {
+        let db = Connection::open_in_memory().unwrap();
+        let table = format!("read_parquet([{}], union_by_name = true)", quoted(&self.all()));
+        db.query_row(&format!("SELECT count(DISTINCT hash(t)) FROM {table} t"), [], |row| row.get(0)).ok()
+    }
+
+    /// What a reader sees; `None` if a file vanished under it, upon which the rule says to look again.
+    fn look(&self) -> Option<String> {
+        let storage = Storage::local(&self.data).unwrap();
+        let partition = PARTITION.parse().unwrap();
+        let snapshot = block_on(arc::compaction::snapshot::live_files(&storage, &partition)).unwrap();
+        let files = snapshot.files.iter().map(|f| self.data.join(PARTITION).join(&f.name)).collect();
+        let files = self.readable(files);
+        match fingerprint(&files) {
+            Ok(seen) => Some(seen),
+            Err(_) if files.iter().any(|f| !f.exists()) => None,
+            Err(error) => panic!("{error}"),
+        }
     }
 }
 
@@ -255,7 +285,7 @@ fn survives_every_crash(outputs: usize, prepare: impl Fn() -> Arc) {
     for point in again::each(0..MOST_POINTS, ToString::to_string) {
         let arc = prepare();
         let before = fingerprint(&arc.live_paths(PARTITION)).unwrap();
-        let readers = Readers::start(&arc, before.clone());
+        let readers = Readers::start(&arc, &[], Duration::ZERO);
         let died = dies_at(&arc, point);
         arc.compact_well();
         let window = readers.stop();

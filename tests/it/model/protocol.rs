@@ -5,7 +5,7 @@
 //!            (or Page ─ LIST)     ├─> (a void is sent) ───────────────────────> Start
 //!                                 ├─> Doubt ─ head again ─────────────────────> Start
 //!                                 └─> Publish ─ re-check ─> (a commit is sent) > Start
-//! reader   Idle ─ head and a page ─> Page ─ the other page, head again ─> Idle
+//! reader   Idle ─ head and a page ─> Page ─ the other page, head again ─> (Read ─ what counts ─>) Idle
 //! ```
 //!
 //! An action is one call on storage, or one thing that happens to storage. Interleaving makes pauses, so a delayed
@@ -20,6 +20,7 @@
 use std::collections::HashMap;
 use std::hash::{BuildHasher, Hash};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use arc::compaction::observe::Sight;
 use foldhash::quality::FixedState;
@@ -29,8 +30,8 @@ use super::rules::{self, Rule};
 use super::setup::Setup;
 use super::state::{At, Page, Reader, State, Worker};
 use super::world::{
-    ATTEMPTS, Answer, Files, JANITOR, LATE, Look, Output, RAW, REPLACED, REUSED, Rec, Rows, World, each, once, output,
-    row_of,
+    ATTEMPTS, Answer, Files, JANITOR, LATE, Look, OF_A_WORKER, Output, RAW, REPLACED, REUSED, Rec, Rows, World, each,
+    once, output, row_of,
 };
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -42,6 +43,8 @@ pub enum Action {
     },
     CreateTakesEffect(Rec),
     NewestRecordIsLost,
+    /// A file that counts is lost, while what it was made of is still there.
+    LiveFileIsLost(Files),
     /// The worker's next call on storage, answered well.
     Works(usize),
     /// The worker reads the head, and LISTs this page.
@@ -58,8 +61,28 @@ pub enum Action {
     DeletionFails(usize),
     /// Or gives up.
     Crashes(usize),
-    /// The reader LISTs the other page, looks at the records again, and reads what counts.
+    /// The reader LISTs the other page, looks at the records again, and, unless that is a step of its own, reads what counts.
     Reads,
+    /// The reader reads what counts.
+    ReadsFiles,
+}
+
+/// What was seen to happen on the way. A state does not tell, and if it did there would be many times as many states.
+#[derive(Debug, Default)]
+pub struct Witnessed {
+    /// A worker that had committed crashed with files left to delete, and another cleared all away.
+    pub handed_over: AtomicBool,
+    pub deletion_failed: AtomicBool,
+    /// A worker had several records to delete.
+    pub several_records: AtomicBool,
+    /// A worker saw a file of a generation that cannot exist yet.
+    pub gap: AtomicBool,
+    /// The reader was done with a look at a partition that has a head.
+    pub read: AtomicBool,
+}
+
+fn witness(what: &AtomicBool) {
+    what.store(true, Ordering::Relaxed);
 }
 
 /// The answers of production code, which is asked once for each question.
@@ -88,6 +111,7 @@ impl<T: Copy> Answers<T> {
 pub struct Protocol {
     pub setup: Setup,
     without: Option<Rule>,
+    pub witnessed: Witnessed,
     answers: Answers<Answer>,
     live: Answers<Files>,
     rests: Answers<bool>,
@@ -95,7 +119,14 @@ pub struct Protocol {
 
 impl Protocol {
     pub fn new(setup: Setup, without: Option<Rule>) -> Self {
-        Self { setup, without, answers: Answers::new(), live: Answers::new(), rests: Answers::new() }
+        Self {
+            setup,
+            without,
+            witnessed: Witnessed::default(),
+            answers: Answers::new(),
+            live: Answers::new(),
+            rests: Answers::new(),
+        }
     }
 
     fn lacks(&self, rule: Rule) -> bool {
@@ -103,7 +134,12 @@ impl Protocol {
     }
 
     fn answer(&self, look: &Look, attempt: u8, untidied: bool) -> Answer {
-        self.answers.get(&(look, attempt, untidied), || look.answer(attempt, untidied, self.without))
+        self.answers.get(&(look, attempt, untidied), || {
+            if look.has_gap() {
+                witness(&self.witnessed.gap);
+            }
+            look.answer(attempt, untidied, self.without)
+        })
     }
 
     fn live_in(&self, look: &Look) -> Files {
@@ -252,11 +288,16 @@ impl Protocol {
         }
     }
 
-    /// C2-C4: files first, one at a time; then, if all went, the records, which decide nothing any more.
+    /// C2-C4: files first, one at a time; then, if all went, the records, which decide nothing any more, lowest first.
     fn tidy(&self, state: &mut State, mut files: Files, records: u8) -> At {
         if files == 0 {
-            (1..=state.world.highest).filter(|g| records & (1 << g) != 0).for_each(|g| state.delete_record(g));
-            return At::Start;
+            if !records.is_power_of_two() {
+                witness(&self.witnessed.several_records);
+            }
+            let highest_first = self.lacks(Rule::C4LowestFirst);
+            let record = if highest_first { records.ilog2() } else { records.trailing_zeros() } as u8;
+            state.delete_record(record);
+            return tidying(0, records & !(1 << record));
         }
         let file = files & files.wrapping_neg();
         files &= !file;
@@ -291,6 +332,10 @@ impl Protocol {
         match look.sight() {
             Sight::OtherHead => {}
             _ if head != world.head => {}
+            Sight::Consistent if self.setup.reads_later => {
+                let live = self.live_in(&look);
+                state.reader = Reader::Read { wanted, live, rows: world.rows_in(live) };
+            }
             Sight::Consistent => self.read_files(state, &look, wanted),
             Sight::LiveFileMissing { .. } => state.violate(rules::NOT_STUCK),
         }
@@ -298,11 +343,39 @@ impl Protocol {
 
     /// S4. A file that vanishes while it is read makes the reader begin again, so only the case that none does matters.
     fn read_files(&self, state: &mut State, look: &Look, wanted: Rows) {
-        let seen = state.world.rows_in(self.live_in(look));
-        let wanted = wanted & state.world.written;
-        if seen != once(seen) || wanted & !seen != 0 {
-            state.violate(rules::READER);
+        if look.head.is_some() {
+            witness(&self.witnessed.read);
         }
+        has_read(state, wanted, state.world.rows_in(self.live_in(look)));
+    }
+
+    /// A worker has just crashed with these files left to delete. Whether the other, alone, clears all away.
+    fn hands_over(&self, crashed: usize, state: &State, files: Files) {
+        const MAX_STEPS: usize = 24;
+        let committed =
+            state.world.head.filter(|h| usize::from(h.author) / OF_A_WORKER == crashed && h.retired & files != 0);
+        if committed.is_none() || self.witnessed.handed_over.load(Ordering::Relaxed) {
+            return;
+        }
+        let other = 1 - crashed;
+        let mut state = state.clone();
+        for _ in 0..MAX_STEPS {
+            if state.world.files & files == 0 && self.is_settled(&state.world) {
+                return witness(&self.witnessed.handed_over);
+            }
+            let mut actions = Vec::new();
+            self.actions_of(other, &state, &mut actions);
+            let mut goes_on = actions.into_iter().filter(|a| matches!(a, Action::Works(_) | Action::Lists(..)));
+            let Some(next) = goes_on.next().and_then(|action| self.step(&state, action)) else { return };
+            state = next;
+        }
+    }
+}
+
+fn has_read(state: &mut State, wanted: Rows, seen: Rows) {
+    let wanted = wanted & state.world.written;
+    if seen != once(seen) || wanted & !seen != 0 {
+        state.violate(rules::READER);
     }
 }
 
@@ -339,11 +412,17 @@ impl Model for Protocol {
         if self.setup.lost_record && world.stored.is_power_of_two() && !world.reused && state.nobody_works() {
             actions.push(Action::NewestRecordIsLost);
         }
+        if self.setup.lost_file && !world.reused && state.nobody_works() {
+            let of_head = each(world.head.map_or(0, |h| h.live) & world.files);
+            let merged_anew = |file: &Files| world.written & !once(world.rows_in(world.files & !file)) == 0;
+            actions.extend(of_head.filter(merged_anew).map(Action::LiveFileIsLost));
+        }
         for worker in 0..2 {
             self.actions_of(worker, state, actions);
         }
         match state.reader {
             Reader::Page { .. } => actions.push(Action::Reads),
+            Reader::Read { .. } => actions.push(Action::ReadsFiles),
             Reader::Idle if self.setup.reader => {
                 actions.extend(Page::FIRST.map(Action::ReaderLists));
                 if self.setup.guesses && world.head.is_some() {
@@ -355,6 +434,60 @@ impl Model for Protocol {
     }
 
     fn next_state(&self, last: &State, action: Action) -> Option<State> {
+        let mut state = self.step(last, action)?;
+        if self.without.is_none() && self.setup.attempts[0] == self.setup.attempts[1] {
+            // Workers that do the same are told apart by nothing but their number. A trace may exchange them on the way.
+            state = state.exchanged().min(state);
+        }
+        (state != *last).then_some(state)
+    }
+
+    fn properties(&self) -> Vec<Property<Self>> {
+        let mut properties = vec![
+            Property::always(rules::DESTROYED, |_, s: &State| {
+                s.world.written & !once(s.world.rows_in(s.world.files)) == 0
+            }),
+            Property::always(rules::DELETIONS, |_, s: &State| !s.violated.contains(&rules::DELETIONS)),
+        ];
+        if self.setup.lost_record || self.setup.lost_file {
+            // Whoever loses records or files may be stuck, and his rows may not count, until a person has looked.
+            properties.truncate(1);
+            return properties;
+        }
+        properties.extend([
+            Property::always(rules::LOST, |m: &Self, s: &State| {
+                s.world.written & !once(m.counting_rows(&s.world)) == 0
+            }),
+            Property::always(rules::DOUBLED, |m: &Self, s: &State| m.counting_rows(&s.world) & !s.world.written == 0),
+            Property::always(rules::ONE_WINNER, |_, s: &State| !s.violated.contains(&rules::ONE_WINNER)),
+            Property::always(rules::READER, |_, s: &State| !s.violated.contains(&rules::READER)),
+            Property::always(rules::NOT_STUCK, |_, s: &State| !s.violated.contains(&rules::NOT_STUCK)),
+            Property::always(rules::RESTS, |m: &Self, s: &State| m.comes_to_rest(&s.world)),
+            Property::always(rules::FOUND_OUT, |_, s: &State| s.world.newest_stored() == s.world.head_generation()),
+        ]);
+        if self.without.is_some() {
+            return properties;
+        }
+        properties.extend([
+            Property::sometimes("a void closes an open attempt", |_, s: &State| s.world.head.is_some_and(|r| r.void)),
+            Property::sometimes("two attempts reach for one generation", |_, s: &State| {
+                let creates = &s.world.creates;
+                creates.iter().any(|a| creates.iter().any(|b| a.generation == b.generation && a.author != b.author))
+            }),
+            Property::sometimes("everything ends", |m: &Self, s: &State| s.is_over(m)),
+        ]);
+        if self.setup.late & LATE != 0 {
+            properties.push(Property::sometimes("a compacted file is merged with a late one", |_, s: &State| {
+                s.world.head.is_some_and(|r| r.retired & LATE != 0 && r.retired & !RAW != 0)
+            }));
+        }
+        properties
+    }
+}
+
+impl Protocol {
+    /// What an action leads to, with the workers as they are numbered.
+    fn step(&self, last: &State, action: Action) -> Option<State> {
         let mut state = last.clone();
         let world = &mut state.world;
         match action {
@@ -393,6 +526,10 @@ impl Model for Protocol {
                 world.head = None;
                 world.creates.clear();
             }
+            Action::LiveFileIsLost(file) => {
+                world.reused = true;
+                world.files &= !file;
+            }
             Action::Works(worker) => self.work(worker, &mut state, false),
             Action::PlansUntidied(worker) => self.work(worker, &mut state, true),
             Action::Lists(worker, seen) => {
@@ -401,6 +538,7 @@ impl Model for Protocol {
             }
             Action::DeletionFails(worker) => {
                 let At::Tidy { files, .. } = state.workers[worker].at else { return None };
+                witness(&self.witnessed.deletion_failed);
                 state.workers[worker].at = tidying(files & (files - 1), 0);
             }
             Action::Guesses(worker, head) => state.workers[worker].at = At::List { head },
@@ -411,59 +549,28 @@ impl Model for Protocol {
             }
             Action::Crashes(worker) => state.workers[worker].at = At::Start,
             Action::Reads => self.read(&mut state),
+            Action::ReadsFiles => {
+                let Reader::Read { wanted, live, rows } = state.reader else { return None };
+                state.reader = Reader::Idle;
+                let all_there = world.files & live == live;
+                if self.lacks(Rule::S4Vanished) {
+                    let seen = world.rows_in(live & world.files);
+                    has_read(&mut state, wanted, seen);
+                } else if all_there {
+                    witness(&self.witnessed.read);
+                    has_read(&mut state, wanted, rows);
+                }
+            }
         }
         state.forget_the_irrelevant(self.setup, self.without);
-        if self.without.is_none() && self.setup.attempts[0] == self.setup.attempts[1] {
-            // Workers that do the same are told apart by nothing but their number. A trace may exchange them on the way.
-            state = state.exchanged().min(state);
+        if let Action::Crashes(worker) = action
+            && let At::Tidy { files, .. } = last.workers[worker].at
+        {
+            self.hands_over(worker, &state, files);
         }
-        (state != *last).then_some(state)
+        Some(state)
     }
 
-    fn properties(&self) -> Vec<Property<Self>> {
-        let mut properties = vec![
-            Property::always(rules::DESTROYED, |_, s: &State| {
-                s.world.written & !once(s.world.rows_in(s.world.files)) == 0
-            }),
-            Property::always(rules::DELETIONS, |_, s: &State| !s.violated.contains(&rules::DELETIONS)),
-        ];
-        if self.setup.lost_record {
-            // Whoever loses records may be stuck, and his rows may not count, until a person has looked.
-            properties.truncate(1);
-            return properties;
-        }
-        properties.extend([
-            Property::always(rules::LOST, |m: &Self, s: &State| {
-                s.world.written & !once(m.counting_rows(&s.world)) == 0
-            }),
-            Property::always(rules::DOUBLED, |m: &Self, s: &State| m.counting_rows(&s.world) & !s.world.written == 0),
-            Property::always(rules::ONE_WINNER, |_, s: &State| !s.violated.contains(&rules::ONE_WINNER)),
-            Property::always(rules::READER, |_, s: &State| !s.violated.contains(&rules::READER)),
-            Property::always(rules::NOT_STUCK, |_, s: &State| !s.violated.contains(&rules::NOT_STUCK)),
-            Property::always(rules::RESTS, |m: &Self, s: &State| m.comes_to_rest(&s.world)),
-            Property::always(rules::FOUND_OUT, |_, s: &State| s.world.newest_stored() == s.world.head_generation()),
-        ]);
-        if self.without.is_some() {
-            return properties;
-        }
-        properties.extend([
-            Property::sometimes("a void closes an open attempt", |_, s: &State| s.world.head.is_some_and(|r| r.void)),
-            Property::sometimes("two attempts reach for one generation", |_, s: &State| {
-                let creates = &s.world.creates;
-                creates.iter().any(|a| creates.iter().any(|b| a.generation == b.generation && a.author != b.author))
-            }),
-            Property::sometimes("everything ends", |m: &Self, s: &State| s.is_over(m)),
-        ]);
-        if self.setup.late & LATE != 0 {
-            properties.push(Property::sometimes("a compacted file is merged with a late one", |_, s: &State| {
-                s.world.head.is_some_and(|r| r.retired & LATE != 0 && r.retired & !RAW != 0)
-            }));
-        }
-        properties
-    }
-}
-
-impl Protocol {
     fn actions_of(&self, worker: usize, state: &State, actions: &mut Vec<Action>) {
         let world = &state.world;
         let Worker { at, seen, .. } = state.workers[worker];

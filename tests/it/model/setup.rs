@@ -17,6 +17,10 @@ pub struct Setup {
     pub reader: bool,
     /// While nobody works, the newest record is lost: a folder restored in part.
     pub lost_record: bool,
+    /// While nobody works, a file that counts is lost that could be merged again: a folder restored in part, or not yet all.
+    pub lost_file: bool,
+    /// The reader reads files later than it looks at the records again, and meanwhile they may vanish.
+    pub reads_later: bool,
     /// Creates may take effect below the head, and publications twice.
     pub very_late_writes: bool,
     /// Workers may plan, and void, while there is still something to tidy. Ours do not; safety must not rest on it.
@@ -37,6 +41,8 @@ impl Setup {
         reused_name: false,
         reader: false,
         lost_record: false,
+        lost_file: false,
+        reads_later: false,
         very_late_writes: false,
         untidied: false,
         guesses: false,
@@ -55,6 +61,8 @@ impl Setup {
     /// One early file and two late ones: what a page shows may be older than another late file.
     pub const PAGED: Self = Self { paged: true, early: 0b0001, late: 0b0110, ..Self::WORKERS };
     pub const LOST_RECORD: Self = Self { late: 0, lost_record: true, ..Self::WORKERS };
+    pub const LOST_FILE: Self = Self { lost_file: true, attempts: [2, 1], ..Self::WORKERS };
+    pub const VANISHING: Self = Self { reads_later: true, attempts: [1, 1], ..Self::READER };
 
     pub const fn with_attempts(self, attempts: [u8; 2]) -> Self {
         Self { attempts, ..self }

@@ -67,6 +67,12 @@ pub enum Reader {
         listed: Files,
         records: u8,
     },
+    /// To read what counted at its look: these files with these rows.
+    Read {
+        wanted: Rows,
+        live: Files,
+        rows: Rows,
+    },
 }
 
 /// One of the two pages of a LIST: these files, and the records or not. The other page has the rest.
@@ -165,6 +171,13 @@ impl State {
         {
             self.reader = Reader::Idle;
         }
+        // It will begin again.
+        if let Reader::Read { live, .. } = self.reader
+            && live & !self.world.files != 0
+            && !lacks(Rule::S4Vanished)
+        {
+            self.reader = Reader::Idle;
+        }
         for worker in &mut self.workers {
             if let At::List { head } | At::Page { head, .. } = worker.at
                 && head != self.world.head
@@ -186,7 +199,7 @@ impl State {
             let head = world.head_generation();
             world.creates.retain(|c| c.generation > head);
         }
-        if without.is_none() && !setup.lost_record {
+        if without.is_none() && !setup.lost_record && !setup.lost_file {
             self.forget_the_past(setup);
         }
         let world = &mut self.world;
@@ -204,9 +217,11 @@ impl State {
                 At::Start | At::Doubt { .. } => 0,
             };
         }
-        if let Reader::Page { head, listed, .. } = &self.reader {
-            named |= head.as_ref().map_or(0, of) | listed;
-        }
+        named |= match &self.reader {
+            Reader::Page { head, listed, .. } => head.as_ref().map_or(0, of) | listed,
+            Reader::Read { live, .. } => *live,
+            Reader::Idle => 0,
+        };
         for (k, made) in (0..).zip(&world.outputs) {
             if made.under_way || named & output(k) != 0 {
                 named |= made.inputs | output(k);
@@ -287,6 +302,7 @@ impl State {
             Reader::Page { wanted, head, seen, listed, records } => {
                 Reader::Page { wanted, head: head.map(Rec::exchanged), seen, listed: exchanged(listed), records }
             }
+            Reader::Read { wanted, live, rows } => Reader::Read { wanted, live: exchanged(live), rows },
             Reader::Idle => Reader::Idle,
         };
         Self {

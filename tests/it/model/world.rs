@@ -215,13 +215,21 @@ impl Look {
         self.find(names.files.iter().map(|f| (f.name.as_str(), f.size_bytes)))
     }
 
+    /// Whether there is a file of a generation that cannot exist yet.
+    pub fn has_gap(&self) -> bool {
+        let next = self.head.map_or(0, |h| h.generation) + 1;
+        each(self.listed & !RAW).any(|f| self.output(f).generation > next)
+    }
+
     /// One look of a worker that is `attempt`, as `settle` and `policy` go about it. Or, if `untidied`, as if nothing were
     /// to be tidied.
     pub fn answer(&self, attempt: u8, untidied: bool, without: Option<Rule>) -> Answer {
         let is = |rule| without == Some(rule);
         match self.sight() {
             Sight::Consistent => {}
+            Sight::OtherHead if is(Rule::R0Head) => {}
             Sight::OtherHead => return Answer::LookAgain,
+            Sight::LiveFileMissing { .. } if is(Rule::C1LiveFilesThere) => {}
             Sight::LiveFileMissing { .. } => return Answer::Doubt,
         }
         let view = self.view();
@@ -236,6 +244,11 @@ impl Look {
         }
         match next_step(&view, !untidied && (files != 0 || records != 0)) {
             NextStep::Tidy => Answer::Tidy { files, records },
+            NextStep::FailClosed(Fault::GenerationGap { .. }) if is(Rule::V2NoGap) => {
+                let later = |f: &&DataFile| matches!(f.kind, FileKind::Ours(g) if g.0 > u64::from(head_generation));
+                let open: Vec<DataFile> = view.listing.data.iter().filter(later).cloned().collect();
+                self.close(&view, &open, without)
+            }
             NextStep::FailClosed(_) => Answer::Fault { missing: 0 },
             NextStep::CloseOpenAttempt { files } => self.close(&view, &files, without),
             NextStep::Settled => self.plan(&view, attempt, without),
