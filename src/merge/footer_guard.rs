@@ -21,6 +21,9 @@ pub const MAX_SCHEMA_DEPTH: usize = 100;
 const SCHEMA_FIELD: i64 = 2;
 const CHILDREN_FIELD: i64 = 5;
 
+/// Field of the footer that says how its columns are encrypted.
+const ENCRYPTION_FIELD: i64 = 8;
+
 /// Why a footer is not given to the library.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hostile(String);
@@ -33,22 +36,32 @@ impl fmt::Display for Hostile {
 
 impl std::error::Error for Hostile {}
 
-/// Walks a footer: the bytes before the last eight of a file. How many elements its schema has: columns and groups of them.
+/// What a walk along a footer shows.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Walked {
+    /// Columns, and groups of them.
+    pub schema_elements: u64,
+    /// The footer is readable, and some of the columns are not.
+    pub has_encrypted_columns: bool,
+}
+
+/// Walks a footer: the bytes before the last eight of a file.
 ///
 /// # Errors
 /// When the library could not read it without danger, or at all.
-pub fn check(footer: &[u8]) -> Result<u64, Hostile> {
-    let mut elements = 0;
+pub fn check(footer: &[u8]) -> Result<Walked, Hostile> {
+    let mut walked = Walked::default();
     let mut walk = Walk { rest: footer };
-    walk.fields(&mut |walk, id, kind| match (id, kind) {
-        (SCHEMA_FIELD, LIST) => {
-            elements += schema(walk)?;
-            Ok(())
+    walk.fields(&mut |walk, id, kind| {
+        if (id, kind) == (SCHEMA_FIELD, LIST) {
+            walked.schema_elements += schema(walk)?;
+            return Ok(());
         }
-        _ => walk.value(kind, 1),
+        walked.has_encrypted_columns |= id == ENCRYPTION_FIELD;
+        walk.value(kind, 1)
     })
     .map_err(Hostile)?;
-    Ok(elements)
+    Ok(walked)
 }
 
 /// The footer within the last bytes of a file, if it is wholly among them.
@@ -124,7 +137,7 @@ mod tests {
 
     #[test]
     fn a_schema_may_nest_so_deep_and_no_deeper() {
-        assert_eq!(check(&nested(MAX_SCHEMA_DEPTH)), Ok(101));
+        assert_eq!(check(&nested(MAX_SCHEMA_DEPTH)).unwrap().schema_elements, 101);
         let error = check(&nested(MAX_SCHEMA_DEPTH + 1)).unwrap_err();
         assert_eq!(error.to_string(), "footer: a schema of more than 100 levels");
         assert!(check(&nested(1_000_000)).is_err());

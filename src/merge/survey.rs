@@ -208,7 +208,11 @@ fn decode(
     let mut footer = Vec::new();
     let read = file.seek(SeekFrom::Start(start)).and_then(|_| file.take(footer_length).read_to_end(&mut footer));
     read.map_err(unreadable)?;
-    admit(footer_guard::check(&footer).map_err(unreadable)?)?;
+    let walked = footer_guard::check(&footer).map_err(unreadable)?;
+    if walked.has_encrypted_columns {
+        return Err(Failure::SetAside(SetAsideReason::Unsupported("columns of the file are encrypted".to_owned())));
+    }
+    admit(walked.schema_elements)?;
     let metadata = ParquetMetaDataReader::decode_metadata(&footer).map_err(unreadable)?;
     check(&metadata, length).map_err(unreadable)?;
     Ok(metadata)
