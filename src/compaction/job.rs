@@ -243,7 +243,8 @@ impl Job<'_> {
         if let Some(reason) = self.env.reason_to_wait(&known, &plan, &settings, self.assignment.waits) {
             return skipped(reason);
         }
-        if let Some(reason) = missing_sort_column(&self.env.storage, &plan, &settings).await? {
+        let missing = missing_sort_column(&self.env.storage, &plan, &settings).await;
+        if let Some(reason) = self.or_overtaken(&view, missing).await? {
             return skipped(reason);
         }
         let need_bytes = self.temp_need(&plan);
@@ -306,7 +307,7 @@ impl Job<'_> {
         let storage = &self.env.storage;
 
         facts.step = self.begin(Step::Fetch)?;
-        let (inputs, spoiled) = self.fetch(view, plan, dir).await?;
+        let (inputs, spoiled) = self.or_overtaken(view, self.fetch(view, plan, dir).await).await?;
 
         // Others may be merging; the files of this job wait on disk.
         let Some(permit) = self.stop.run_until_cancelled(self.env.permits.to_merge()).await else {
@@ -356,7 +357,7 @@ impl Job<'_> {
         publication.complete().await.map_err(write)?;
 
         facts.step = self.begin(Step::ReadBack)?;
-        self.read_back(&outcome.outputs).await?;
+        self.or_overtaken(view, self.read_back(&outcome.outputs).await).await?;
         self.recheck(view, &consumed).await?;
 
         facts.step = self.begin(Step::Commit)?;

@@ -211,6 +211,46 @@ fn a_worker_that_another_one_was_faster_than_has_not_failed() {
     arc.assert_nothing_left_over(PARTITION);
 }
 
+/// The rival compacts everything, and deletes what then is dead, right before the first output is read back.
+#[derive(Debug)]
+struct BeforeReadingBack(Rival);
+
+impl Hook for BeforeReadingBack {
+    fn before(&self, _: usize, _: &str, _: &Key) -> Result<()> {
+        Ok(())
+    }
+
+    fn after(&self, _: usize, _: &str, _: &Key) -> Result<()> {
+        Ok(())
+    }
+
+    fn reading(&self, path: &Key) -> Result<()> {
+        if path.as_ref().ends_with("_compacted.parquet") {
+            self.0.once();
+        }
+        Ok(())
+    }
+}
+
+/// I7: nor does it fail when the winner has deleted its outputs before it could look at them.
+#[test]
+fn a_worker_whose_outputs_another_one_has_deleted_has_not_failed() {
+    let arc = Shared::new(Arc::new());
+    arc.write_telemetry(PARTITION, 3, 100);
+    let before = arc.rows(PARTITION);
+    let hook = Shared::new(BeforeReadingBack(Rival::compacts(&arc)));
+    let storage = arc.storage().map_store(|inner| Hooked::over(inner, hook));
+
+    let report = cycle(&arc, "loser", storage, Shared::new(DuckDbEngine));
+
+    assert_eq!((report.jobs_completed, report.jobs_failed, report.jobs_skipped), (0, 0, 1), "{report:#?}");
+    assert_eq!(report.jobs[0].step.as_str(), "read_back", "{report:#?}");
+    assert!(report.jobs[0].error.as_deref().unwrap().contains("another worker compacted"), "{report:#?}");
+    assert!(!report.needs_attention(), "{report:#?}");
+    assert_eq!(arc.rows(PARTITION), before);
+    arc.assert_nothing_left_over(PARTITION);
+}
+
 /// A store in which the rival works between the two halves of the first listing of a partition: records first, files last.
 #[derive(Debug)]
 struct Torn {

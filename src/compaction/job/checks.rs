@@ -11,7 +11,7 @@ use crate::compaction::policy;
 use crate::compaction::settings::PartitionSettings;
 use crate::merge::{MergeOutcome, SetAside};
 use crate::partition::{DataFile, FileKind, Listing, PartitionId, RecordEntry};
-use crate::storage::Storage;
+use crate::storage::{Storage, StorageError};
 
 impl Job<'_> {
     pub(super) async fn list_again(&self) -> Result<Listing, JobError> {
@@ -28,6 +28,26 @@ impl Job<'_> {
         Ok(set_aside)
     }
 
+    /// Whether somebody has committed since this job looked.
+    async fn overtaken(&self, view: &View) -> Result<Option<JobError>, JobError> {
+        let head = read_head(&self.env.storage, self.partition).await?;
+        let newer = head.record().filter(|record| record.generation > view.head.generation());
+        Ok(newer.map(|newer| JobError::Overtaken {
+            record: RecordEntry::file_name(newer.generation),
+            by: newer.job_id.clone(),
+        }))
+    }
+
+    /// What was looked for and not found may be what a faster worker has deleted, inputs as well as outputs: that is no failure.
+    pub(super) async fn or_overtaken<T>(&self, view: &View, result: Result<T, JobError>) -> Result<T, JobError> {
+        match result {
+            Err(gone @ JobError::Storage { source: StorageError::NotFound { .. }, .. }) => {
+                Err(self.overtaken(view).await?.unwrap_or(gone))
+            }
+            other => other,
+        }
+    }
+
     /// The inputs are still what was merged: same size, same ETag. If not, a newer record may say why.
     pub(super) async fn recheck(&self, view: &View, consumed: &[DataFile]) -> Result<(), JobError> {
         let listing = self.list_again().await?;
@@ -35,10 +55,8 @@ impl Job<'_> {
             let now = listing.data_file(&input.name);
             let same = now.is_some_and(|now| now.size_bytes == input.size_bytes && now.etag == input.etag);
             if !same {
-                let head = read_head(&self.env.storage, self.partition).await?;
-                if let Some(newer) = head.record().filter(|r| r.generation > view.head.generation()) {
-                    let record = RecordEntry::file_name(newer.generation);
-                    return Err(JobError::Overtaken { record, by: newer.job_id.clone() });
+                if let Some(overtaken) = self.overtaken(view).await? {
+                    return Err(overtaken);
                 }
                 let state = if now.is_some() { "changed" } else { "vanished" };
                 return Err(JobError::Doubt {

@@ -9,8 +9,8 @@ pub const MUTATIONS: &[Mutation] = &[
         breaks: "I2, T1: no record before every output was read back from storage",
         file: "src/compaction/job.rs",
         edits: &[(
-            "self.read_back(&outcome.outputs).await?;",
-            "if !MUTANT { self.read_back(&outcome.outputs).await?; }",
+            "self.or_overtaken(view, self.read_back(&outcome.outputs).await).await?;",
+            "if !MUTANT { self.or_overtaken(view, self.read_back(&outcome.outputs).await).await?; }",
         )],
         fate: CaughtBy(&["it faults::an_output_that_reads_back_differently_keeps_every_input"]),
     },
@@ -170,5 +170,31 @@ pub const MUTATIONS: &[Mutation] = &[
             ("    let author = acting()?;\n", "    let author = if MUTANT { earlier } else { acting()? };\n"),
         ],
         fate: CaughtBy(&["it frozen::a_worker_that_thaws_while_it_clears_up_changes_nothing_more"]),
+    },
+    Mutation {
+        name: "quarantined_after_the_commit",
+        breaks: "I9: a damaged file is named before the others are merged, and nobody looks at it for a day",
+        file: "src/compaction/job.rs",
+        edits: &[
+            (
+                "(facts.quarantined, facts.set_aside) = self.quarantine(plan, known, set_aside).await;",
+                "let later = set_aside.clone();\n        if MUTANT { facts.set_aside = set_aside; } else { (facts.quarantined, facts.set_aside) = self.quarantine(plan, known, set_aside).await; }",
+            ),
+            (
+                "        facts.committed = Some(Committed {",
+                "        if MUTANT { (facts.quarantined, facts.set_aside) = self.quarantine(plan, known, later).await; }\n        facts.committed = Some(Committed {",
+            ),
+        ],
+        fate: CaughtBy(&["it crash_matrix::a_compaction_beside_a_damaged_file_survives_a_crash_at_every_effect"]),
+    },
+    Mutation {
+        name: "overtaken_is_a_failure",
+        breaks: "I7: who finds that the winner has deleted its outputs has not failed",
+        file: "src/compaction/job/checks.rs",
+        edits: &[(
+            "Err(self.overtaken(view).await?.unwrap_or(gone))",
+            "Err(if MUTANT { gone } else { self.overtaken(view).await?.unwrap_or(gone) })",
+        )],
+        fate: CaughtBy(&["it concurrent::a_worker_whose_outputs_another_one_has_deleted_has_not_failed"]),
     },
 ];
