@@ -72,10 +72,7 @@ pub const MUTATIONS: &[Mutation] = &[
             "if read_head(storage, partition).await? == view.head {",
             "if MUTANT || read_head(storage, partition).await? == view.head {",
         )],
-        fate: CaughtBy(&[
-            "it paged::a_compaction_between_two_pages_of_a_readers_listing_hides_no_row",
-            "it sim::no_seed_loses_or_doubles_a_row",
-        ]),
+        fate: CaughtBy(&["it paged::a_compaction_between_two_pages_of_a_readers_listing_hides_no_row"]),
     },
     Mutation {
         name: "open_attempts_are_dead",

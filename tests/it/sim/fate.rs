@@ -18,6 +18,7 @@ use super::excuse::Work;
 use super::machine::{self, Machine, Start};
 use super::panics::Panics;
 use super::reader;
+use super::store::LIST_ON;
 use super::timeline::TimeLine;
 use super::truth::{Past, place};
 use super::weather::{self, Weather, some_offset, some_time};
@@ -202,7 +203,10 @@ impl Fate {
         let came = self.world.wire.take().into_iter().filter(|call| !call.is_abandoned());
         for call in came.collect::<Vec<_>>() {
             let is_reader = call.caller.starts_with('r');
-            let chance = if is_reader { self.weather.slow.max(self.weather.slow_readers) } else { self.weather.slow };
+            // Between two pages a whole compaction may happen, and only readers who are this slow need to look at the head again.
+            let between_pages = is_reader && call.what == LIST_ON;
+            let of_a_reader = if between_pages { 0.5 } else { self.weather.slow.max(self.weather.slow_readers) };
+            let chance = if is_reader { of_a_reader } else { self.weather.slow };
             let slow = self.random.f64() < chance;
             let ready = if slow { self.world.elapsed() + some_time(&mut self.random) } else { Duration::ZERO };
             if slow {

@@ -161,7 +161,7 @@ impl World {
     pub fn ingest(&self, partition: &PartitionId, times: &[i64]) -> String {
         let number = self.next_number(times.len());
         let rows: Vec<Row> = times.iter().zip(number..).map(|(time, number)| Row { time: *time, number }).collect();
-        let name = format!("cpu_{number:06}.parquet");
+        let name = raw_name(number);
         self.truth().wrote(partition, &rows);
         self.put(partition, &name, encode(&rows, &[]));
         self.say("ingestion", "write", &format!("{partition}/{name}"), &format!("{} rows", rows.len()));
@@ -170,7 +170,7 @@ impl World {
 
     /// Ingestion writes a file that cannot be read.
     pub fn ingest_damaged(&self, partition: &PartitionId) -> String {
-        let name = format!("cpu_{:06}.parquet", self.next_number(1));
+        let name = raw_name(self.next_number(1));
         let bytes = Bytes::from(format!("PAR1 {name} PAR1"));
         self.truth().wrote_untouchable(partition, &name, bytes.clone());
         self.put(partition, &name, bytes);
@@ -314,4 +314,10 @@ impl World {
             self.truth().breaks("I5", &format!("{} is left over", meta.location));
         }
     }
+}
+
+/// Some names come before those of compacted files in a LIST, and some behind them: a page may end anywhere.
+fn raw_name(number: i64) -> String {
+    let writer = if number % 2 == 0 { "cpu" } else { "writer" };
+    format!("{writer}_{number:06}.parquet")
 }
