@@ -363,6 +363,7 @@ impl Job<'_> {
         facts.step = self.begin(Step::Commit)?;
         let record = view.head.commit(self.author(), &view.listing, &consumed, &outcome);
         commit::create(storage, self.partition, &record, || !self.guard.is_lost()).await?;
+        self.confirm(&record, &outcome).await?;
         facts.committed = Some(Committed { outcome, bytes_before: record.inputs.size_bytes });
         Ok(())
     }

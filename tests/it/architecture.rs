@@ -134,11 +134,12 @@ fn clock_and_environment_are_read_in_their_homes_only() {
 /// Where tests let time pass, and why. On tokio's paused clock (`start_paused`) a sleep takes no time: it ends as soon as
 /// nothing else can go on. Everything else waits for what happens: a line of a child, a gate, a barrier. What is looked for
 /// are sleeps and the one real lease that runs out, not the deadlines of what is expected to happen much sooner.
-const MAY_SLEEP: [(&str, &str); 14] = [
+const MAY_SLEEP: [(&str, &str); 15] = [
     ("src/api/scans/tests.rs", PAUSED),
     ("src/compaction/lease_guard.rs", PAUSED),
     ("src/server/tests.rs", "real time: is an answer that comes later than a limit for requests, four times 50 ms"),
     ("tests/it/architecture.rs", "this table"),
+    ("tests/it/crash.rs", "a reader rests between two looks; nothing depends on how long"),
     ("tests/it/crash_matrix.rs", PAUSED),
     ("tests/it/frozen.rs", PAUSED),
     ("tests/it/object_store/figures.rs", "looks at the memory of processes from time to time, until they end"),

@@ -5,6 +5,7 @@
 use std::fmt;
 use std::sync::Arc as Shared;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::thread;
 use std::time::Duration;
 
 use arc::clock::{Clock, ManualClock, SystemClock};
@@ -130,7 +131,7 @@ struct Bucket {
 
 impl Bucket {
     async fn with_work(backend: LockBackend) -> Self {
-        let arc = Arc::with("min_files = 2\nsettle_seconds = 0");
+        let arc = Arc::with("min_files = 2\nsettle_seconds = 0\nrecord_retention_hours = 1");
         let bytes = std::fs::read(arc.write("templates/x/2000/01/01/00", "x.parquet", &telemetry(0, 20))).unwrap();
         let store = Shared::new(InMemory::new());
         for name in ["a", "b", "c"] {
@@ -143,15 +144,19 @@ impl Bucket {
 
     /// The worker, also when it is started again.
     fn worker(&self, when: When) -> CompactionManager {
+        let (clock, done, looks) = (self.clock.clone(), AtomicBool::new(false), AtomicUsize::new(0));
+        let sleep = Shared::new(Sleep { clock, when, done, looks });
+        let store: Shared<dyn ObjectStore> = self.store.clone();
+        self.worker_over(Hooked::over(store, sleep.clone()), Shared::new(Engine(sleep)))
+    }
+
+    fn worker_over(&self, store: Shared<dyn ObjectStore>, engine: Shared<dyn MergeEngine>) -> CompactionManager {
         let config = Config::load(&Input { file: Some(self.arc.config_file()), ..Input::default() }).unwrap();
         let state = StateDb::open(&config.state.db_path).unwrap();
         let settings =
             CompactionSettings { isolation: Isolation::InProcess, lock_backend: self.backend, ..config.compaction };
         let clock = self.clock.clone();
-        let sleep =
-            Shared::new(Sleep { clock: clock.clone(), when, done: AtomicBool::new(false), looks: AtomicUsize::new(0) });
-        let store: Shared<dyn ObjectStore> = self.store.clone();
-        let storage = Storage::over(Hooked::over(store, sleep.clone()), "memory://bucket");
+        let storage = Storage::over(store, "memory://bucket");
         let locks: Shared<dyn LockManager> = match self.backend {
             LockBackend::Sqlite => Shared::new(CompactionLock::new(state.clone(), clock.clone())),
             LockBackend::Storage => Shared::new(StorageLocks::new(&storage, clock.clone())),
@@ -160,7 +165,7 @@ impl Bucket {
             storage,
             locks,
             state,
-            engine: Shared::new(Engine(sleep)),
+            engine,
             clock,
             limits: job_limits(detect(), None, None, settings.max_concurrent_jobs),
             events: EventSink::ignore(),
@@ -238,6 +243,69 @@ async fn a_worker_that_thaws_while_it_clears_up_changes_nothing_more() {
             assert_eq!((raw.len(), ours.len()), (0, 1), "{what}: {ours:?}");
         }
     }
+}
+
+/// When the record is about to be created, the lease ends, and others do everything that they may.
+struct Others {
+    clock: Shared<ManualClock>,
+    work: Box<dyn Fn() + Send + Sync>,
+    done: AtomicBool,
+}
+
+impl fmt::Debug for Others {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Others").field("done", &self.done).finish_non_exhaustive()
+    }
+}
+
+impl Hook for Others {
+    fn before(&self, _: usize, effect: &str, path: &Key) -> object_store::Result<()> {
+        let creates = effect == "put" && path.as_ref().contains("/_compaction/");
+        if creates && !self.done.swap(true, Ordering::SeqCst) {
+            self.clock.advance(TimeDelta::hours(3));
+            thread::scope(|scope| scope.spawn(|| (self.work)()).join().unwrap());
+        }
+        Ok(())
+    }
+
+    fn after(&self, _: usize, _: &str, _: &Key) -> object_store::Result<()> {
+        Ok(())
+    }
+}
+
+/// T23, T67: a create that comes so late that the record in its way is gone already makes one that decides nothing. The job
+/// must not say that it has happened.
+#[test]
+fn a_record_that_is_created_below_the_head_is_no_success() {
+    let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let bucket = Shared::new(runtime().block_on(Bucket::with_work(LockBackend::Storage)));
+    let others = {
+        let bucket = Shared::clone(&bucket);
+        move || {
+            runtime().block_on(async {
+                let store: Shared<dyn ObjectStore> = bucket.store.clone();
+                for _ in 0..2 {
+                    let manager = bucket.worker_over(store.clone(), Shared::new(DuckDbEngine));
+                    manager.run_compaction_cycle(Scope::default(), CancellationToken::new()).await.unwrap();
+                }
+                // The attempt is closed, its rows are merged by others, and the record of that was deleted.
+                let [raw, ours, records] = bucket.names().await;
+                assert_eq!((raw.len(), ours.len()), (0, 1));
+                assert_eq!(records, ["_compaction/00000002.json"]);
+            });
+        }
+    };
+    let hook = Others { clock: bucket.clock.clone(), work: Box::new(others), done: AtomicBool::new(false) };
+    let store: Shared<dyn ObjectStore> = bucket.store.clone();
+    let manager = bucket.worker_over(Hooked::over(store, Shared::new(hook)), Shared::new(DuckDbEngine));
+
+    let report = runtime().block_on(manager.run_compaction_cycle(Scope::default(), CancellationToken::new())).unwrap();
+
+    let job = &report.jobs[0];
+    assert_eq!(job.status, JobStatus::Failed, "{job:#?}");
+    assert!(job.error.as_ref().unwrap().contains("it is unknown whether the record was created"), "{job:#?}");
+    let [raw, ours, _] = runtime().block_on(bucket.names());
+    assert_eq!((raw.len(), ours.len()), (0, 1), "what counts is untouched");
 }
 
 /// DuckDB, after three times as long as a lease lasts, when somebody else asks for the partition.

@@ -145,6 +145,7 @@ const TRAPS: [(u32, &str, &[&str]); 70] = [
         23,
         "the head is never removed",
         &[
+            "a_record_that_is_created_below_the_head_is_no_success",
             "old_records_go_and_the_head_never_does",
             "writes_may_take_effect_twice_and_below_the_head_and_tidying_may_be_skipped",
         ],
@@ -320,7 +321,11 @@ const TRAPS: [(u32, &str, &[&str]); 70] = [
     (
         67,
         "nothing is said to be done before it is",
-        &["the_merge_workers_lines_keep_their_own_levels", "every_planted_error_is_found"],
+        &[
+            "the_merge_workers_lines_keep_their_own_levels",
+            "every_planted_error_is_found",
+            "a_record_that_is_created_below_the_head_is_no_success",
+        ],
     ),
     (
         68,

@@ -8,10 +8,11 @@ use crate::compaction::footer::{self, FooterError};
 use crate::compaction::observe::{View, read_head};
 use crate::compaction::plan::{Plan, SkipReason};
 use crate::compaction::policy;
+use crate::compaction::record::Record;
 use crate::compaction::settings::PartitionSettings;
 use crate::merge::{MergeOutcome, SetAside};
 use crate::partition::{DataFile, FileKind, Listing, PartitionId, RecordEntry};
-use crate::storage::{Storage, StorageError};
+use crate::storage::{Storage, StorageError, WriteError};
 
 impl Job<'_> {
     pub(super) async fn list_again(&self) -> Result<Listing, JobError> {
@@ -26,6 +27,21 @@ impl Job<'_> {
             set_aside.retain(|s| !s.reason.is_damage() || listing.data_file(&s.name).is_some());
         }
         Ok(set_aside)
+    }
+
+    /// T67: a create that took longer than the lease may have come when others had closed the attempt, gone on, and deleted the
+    /// record that stood in its way. Then it has made one below the head, which decides nothing, and no success may be claimed.
+    pub(super) async fn confirm(&self, record: &Record, outcome: &MergeOutcome) -> Result<(), JobError> {
+        if !self.guard.is_lost() {
+            return Ok(());
+        }
+        let name = RecordEntry::file_name(record.generation);
+        let why = match read_head(&self.env.storage, self.partition).await {
+            Ok(head) if outcome.outputs.iter().all(|output| head.live_file(&output.name).is_some()) => return Ok(()),
+            Ok(head) => format!("the lease has ended meanwhile, and the newest record is {}", head.generation()),
+            Err(error) => format!("the lease has ended meanwhile, and the newest record cannot be read: {error}"),
+        };
+        Err(JobError::CommitUnknown { source: WriteError::Unknown(StorageError::unavailable(name, why)) })
     }
 
     /// Whether somebody has committed since this job looked.

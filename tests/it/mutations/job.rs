@@ -197,4 +197,14 @@ pub const MUTATIONS: &[Mutation] = &[
         )],
         fate: CaughtBy(&["it concurrent::a_worker_whose_outputs_another_one_has_deleted_has_not_failed"]),
     },
+    Mutation {
+        name: "late_record_is_a_success",
+        breaks: "T67: a record below the head, created after the lease had ended, is no success",
+        file: "src/compaction/job/checks.rs",
+        edits: &[(
+            "        if !self.guard.is_lost() {\n            return Ok(());",
+            "        if MUTANT || !self.guard.is_lost() {\n            return Ok(());",
+        )],
+        fate: CaughtBy(&["it frozen::a_record_that_is_created_below_the_head_is_no_success"]),
+    },
 ];
