@@ -72,10 +72,13 @@ fn merge(
     let mut left_out: BTreeMap<usize, SetAsideReason> = BTreeMap::new();
     let mut opened: Option<Opened> = None;
     // Before DuckDB is alone with files that may have crashed it, a reader looks at them that does not crash.
-    let mut examined = request.limits.means == Means::All;
+    let mut examined: BTreeSet<usize> = BTreeSet::new();
     loop {
         let (groups, set_aside) = survey_sound(request, &left_out, progress, cancel)?;
-        if !std::mem::replace(&mut examined, true) {
+        // Of files that had no room before, none was looked at.
+        let inputs = || groups.iter().flat_map(SchemaGroup::files).map(|file| file.input);
+        if request.limits.means != Means::All && inputs().any(|input| !examined.contains(&input)) {
+            examined.extend(inputs());
             let found: Vec<_> = groups
                 .iter()
                 .map(|group| contradictions(request, group, cancel))

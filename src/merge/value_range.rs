@@ -19,6 +19,7 @@ use parquet::errors::ParquetError;
 use parquet::file::metadata::ParquetMetaData;
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::schema::types::ColumnDescriptor;
+use rustix::io::Errno;
 
 use super::column_type::{ColumnType, annotation};
 use super::stats::{FileColumnStats, StatValue};
@@ -127,13 +128,14 @@ pub(super) fn check(file: &File, metadata: &ParquetMetaData) -> Result<(), Probl
 }
 
 fn problem(place: &str, error: &ParquetError) -> Problem {
-    let system = match error {
-        ParquetError::External(source) => source.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error),
+    let io = match error {
+        ParquetError::External(source) => source.downcast_ref::<io::Error>(),
         _ => None,
     };
-    match system {
-        Some(code) => Problem::System(io::Error::from_raw_os_error(code)),
-        None => Problem::Value(format!("{place}: its values cannot be checked: {error}")),
+    match io.and_then(Errno::from_io_error) {
+        // A disk that cannot read this file, on the other hand, may read all others.
+        Some(code @ (Errno::MFILE | Errno::NFILE | Errno::NOMEM)) => Problem::System(code.into()),
+        _ => Problem::Value(format!("{place}: its values cannot be checked: {error}")),
     }
 }
 
@@ -212,9 +214,11 @@ mod tests {
     /// I12: a file is not to blame for what the machine has run out of.
     #[test]
     fn a_machine_without_descriptors_says_nothing_about_a_file() {
-        const TOO_MANY_OPEN_FILES: i32 = 24;
-        let error = ParquetError::from(io::Error::from_raw_os_error(TOO_MANY_OPEN_FILES));
-        assert!(matches!(problem("column v", &error), Problem::System(_)));
+        let of = |code: Errno| problem("column v", &ParquetError::from(io::Error::from(code)));
+        for code in [Errno::MFILE, Errno::NFILE, Errno::NOMEM] {
+            assert!(matches!(of(code), Problem::System(_)), "{code}");
+        }
+        assert!(matches!(of(Errno::IO), Problem::Value(_)));
         let error = ParquetError::EOF("no more bytes".to_owned());
         assert!(matches!(problem("column v", &error), Problem::Value(_)));
     }

@@ -15,7 +15,8 @@
 //! damaged ones too, somebody removes files that are just being merged, and readers look, some of them so slowly that there is a
 //! commit between two pages of their listing.
 //!
-//! And no panic of the product's is swallowed, and nobody fails without a fault of theirs or a change by others.
+//! And no panic of the product's is swallowed, and nobody fails without a fault of theirs or a change of what they are at, of
+//! which their own is one.
 //!
 //! The same seed gives the same time line, byte for byte. `just sim SEED` shows one (`ARC_ONLY`). `ARC_SIM_SEEDS` and
 //! `ARC_SIM_FIRST` say how many are run, and from where on.

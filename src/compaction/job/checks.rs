@@ -58,7 +58,8 @@ impl Job<'_> {
     pub(super) async fn or_overtaken<T>(&self, view: &View, result: Result<T, JobError>) -> Result<T, JobError> {
         match result {
             Err(gone @ JobError::Storage { source: StorageError::NotFound { .. }, .. }) => {
-                Err(self.overtaken(view).await?.unwrap_or(gone))
+                // Where the head cannot be read, what is gone is the better news.
+                Err(self.overtaken(view).await.ok().flatten().unwrap_or(gone))
             }
             other => other,
         }

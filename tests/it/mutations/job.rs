@@ -192,8 +192,8 @@ pub const MUTATIONS: &[Mutation] = &[
         breaks: "I7: who finds that the winner has deleted its outputs has not failed",
         file: "src/compaction/job/checks.rs",
         edits: &[(
-            "Err(self.overtaken(view).await?.unwrap_or(gone))",
-            "Err(if MUTANT { gone } else { self.overtaken(view).await?.unwrap_or(gone) })",
+            "Err(self.overtaken(view).await.ok().flatten().unwrap_or(gone))",
+            "Err(if MUTANT { gone } else { self.overtaken(view).await.ok().flatten().unwrap_or(gone) })",
         )],
         fate: CaughtBy(&["it concurrent::a_worker_whose_outputs_another_one_has_deleted_has_not_failed"]),
     },
