@@ -1,7 +1,8 @@
 //! The shipped program, killed by SIGKILL as it is about to make a system call that changes a disk, in whichever of its
 //! threads and processes that is: on storage, in the temporary folder, in the state database. Right after it a reader by the
 //! snapshot rule sees the same rows, and the next `arc compact` ends the work with the same rows and nothing left over
-//! (I1, I4, I5), and with a damaged file in quarantine and as it was (I9). Readers look all the while. The signal goes to the program itself; a child that merges for it has to end on its own (T25).
+//! (I1, I4, I5), and with a damaged file in quarantine and as it was (I9). Readers look all the while. The signal goes to
+//! the program itself; a child that merges for it has to end on its own (T25).
 //!
 //! Every call that changes a name or makes something durable is died at, and some of those that write to a file below the
 //! test's folder, or open one with leave to make it, of which there are many: `ARC_KILL_FULL=1` takes all. What is written
@@ -15,7 +16,6 @@
 //! counts system calls with ptrace(2).
 #![cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
 
-use std::collections::HashSet;
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -24,15 +24,13 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use nix::errno::Errno;
-use nix::libc::{self, c_long};
-use nix::sys::ptrace::{self, Options};
+use nix::libc;
 use nix::sys::signal::{Signal, kill};
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 use crate::crash::{Readers, Window, dead_after_last, is_commit, is_publication};
+use crate::support::trace::{self, Call};
 use crate::support::{Arc, PARTITION, Run, again, each, incompressible, rows_of};
 
 const TRACER: &str = "ARC_TEST_TRACER";
@@ -48,38 +46,12 @@ const BETWEEN_LOOKS: Duration = Duration::from_millis(30);
 
 const DAMAGED: &[u8] = b"these are no columns at all, and nobody can read them";
 
-/// The call that a thread is about to make: its number and the first of its arguments.
-#[derive(Debug, Clone, Copy)]
-struct Call {
-    number: c_long,
-    arguments: [u64; 3],
-}
-
-#[cfg(target_arch = "x86_64")]
-fn call(thread: Pid) -> nix::Result<Call> {
-    let registers = ptrace::getregs(thread)?;
-    let number = c_long::try_from(registers.orig_rax).unwrap_or(-1);
-    Ok(Call { number, arguments: [registers.rdi, registers.rsi, registers.rdx] })
-}
-
-#[cfg(target_arch = "aarch64")]
-fn call(thread: Pid) -> nix::Result<Call> {
-    let registers = ptrace::getregs(thread)?.regs;
-    let number = c_long::try_from(registers[8]).unwrap_or(-1);
-    Ok(Call { number, arguments: [registers[0], registers[1], registers[2]] })
-}
-
 /// The name of a call that changes a disk: what is below this folder, as far as the call tells.
 fn effect(call: Call, thread: Pid, folder: &Path) -> Option<&'static str> {
     let Call { number, arguments: [first, second, third] } = call;
     let may_create = |flags: u64| flags & u64::from(libc::O_CREAT.unsigned_abs()) != 0;
     #[cfg(target_arch = "x86_64")]
     match number {
-        libc::SYS_mkdir => return Some("mkdir"),
-        libc::SYS_rmdir => return Some("rmdir"),
-        libc::SYS_link => return Some("link"),
-        libc::SYS_rename => return Some("rename"),
-        libc::SYS_unlink => return Some("unlink"),
         libc::SYS_creat => return Some("create"),
         libc::SYS_open => return may_create(second).then_some("create"),
         _ => {}
@@ -91,12 +63,7 @@ fn effect(call: Call, thread: Pid, folder: &Path) -> Option<&'static str> {
         opened.is_ok_and(|path| path.starts_with(folder)).then_some("write")
     };
     match number {
-        libc::SYS_mkdirat => Some("mkdir"),
-        libc::SYS_linkat => Some("link"),
-        libc::SYS_renameat | libc::SYS_renameat2 => Some("rename"),
-        libc::SYS_unlinkat => Some("unlink"),
         libc::SYS_openat => may_create(third).then_some("create"),
-        libc::SYS_fsync | libc::SYS_fdatasync => Some("sync"),
         libc::SYS_ftruncate => Some("truncate"),
         libc::SYS_write
         | libc::SYS_writev
@@ -105,7 +72,7 @@ fn effect(call: Call, thread: Pid, folder: &Path) -> Option<&'static str> {
         | libc::SYS_pwritev2
         | libc::SYS_sendfile => writes_to(first),
         libc::SYS_copy_file_range => writes_to(third),
-        _ => None,
+        _ => call.change(),
     }
 }
 
@@ -117,67 +84,23 @@ fn tracer() {
     run_traced(Path::new(config), point.parse().unwrap());
 }
 
-#[allow(clippy::zombie_processes, reason = "waited for by its process id, with everything that it starts")]
 fn run_traced(config: &Path, point: usize) {
-    // The shell waits for a line, and so for the tracer, before it becomes the program.
-    let mut program = Command::new("sh")
-        .args(["-c", "read -r _; exec \"$0\" --config \"$1\" compact --json"])
-        .arg(assert_cmd::cargo::cargo_bin("arc"))
-        .arg(config)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let main = Pid::from_raw(i32::try_from(program.id()).unwrap());
-    let options = Options::PTRACE_O_TRACESYSGOOD
-        | Options::PTRACE_O_TRACECLONE
-        | Options::PTRACE_O_TRACEFORK
-        | Options::PTRACE_O_TRACEVFORK
-        | Options::PTRACE_O_TRACEEXEC;
-    ptrace::seize(main, options).unwrap();
-    ptrace::interrupt(main).unwrap();
     let mut passed = fs::File::create(config.with_file_name(CALLS)).unwrap();
     let folder = config.parent().expect("it is in a folder").canonicalize().unwrap();
     let mut effects = 0;
-    let mut inside = HashSet::new();
-    let mut line = program.stdin.take();
-    loop {
-        let status = match waitpid(None, Some(WaitPidFlag::__WALL)) {
-            Ok(status) => status,
-            Err(Errno::ECHILD) => break,
-            Err(error) => panic!("{error}"),
-        };
-        // The first stop is the one that was asked for.
-        if let Some(mut line) = line.take() {
-            line.write_all(b"\n").unwrap();
-        }
-        let (thread, signal) = match status {
-            WaitStatus::PtraceSyscall(thread) => {
-                // Calls are reported twice, when they begin and when they end.
-                if !inside.remove(&thread) {
-                    inside.insert(thread);
-                    if let Some(effect) = call(thread).ok().and_then(|call| effect(call, thread, &folder)) {
-                        if effects == point {
-                            kill(main, Signal::SIGKILL).unwrap();
-                        } else {
-                            writeln!(passed, "{effect}").unwrap();
-                        }
-                        effects += 1;
-                    }
-                }
-                (thread, None)
+    let mut program = Command::new("sh");
+    program.args(["-c", "read -r _; exec \"$0\" --config \"$1\" compact --json"]);
+    program.arg(assert_cmd::cargo::cargo_bin("arc")).arg(config).stdout(Stdio::null()).stderr(Stdio::null());
+    trace::run(&mut program, |main, thread, call| {
+        if let Some(effect) = effect(call, thread, &folder) {
+            if effects == point {
+                kill(main, Signal::SIGKILL).unwrap();
+            } else {
+                writeln!(passed, "{effect}").unwrap();
             }
-            WaitStatus::Stopped(thread, signal) => (thread, Some(signal)),
-            WaitStatus::PtraceEvent(thread, ..) => (thread, None),
-            _ => continue,
-        };
-        match ptrace::syscall(thread, signal) {
-            // It was killed meanwhile.
-            Ok(()) | Err(Errno::ESRCH) => {}
-            Err(error) => panic!("{error}"),
+            effects += 1;
         }
-    }
+    });
     writeln!(passed, "{}", if effects > point { "killed" } else { "ended" }).unwrap();
 }
 

@@ -5,20 +5,17 @@
 //! What brings the fault is this test binary itself, started again with one test selected: [`tracer`], which counts system
 //! calls with ptrace(2). Points are numbers of calls, and threads differ by a few calls from run to run.
 
-use std::collections::HashSet;
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use nix::errno::Errno;
-use nix::libc::{self, c_long};
-use nix::sys::ptrace::{self, Options};
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::libc;
 use nix::unistd::Pid;
 use rusqlite::Connection;
 
+use crate::support::trace::{self, Call};
 use crate::support::{Arc, PARTITION, again};
 
 const TRACER: &str = "ARC_TEST_MIDWAY";
@@ -102,83 +99,30 @@ fn tracer() {
 struct Place(PathBuf);
 
 impl Place {
-    fn start(&self, config: &Path) -> std::process::Child {
-        // The shell waits for a line, and so for the tracer, before it becomes the program.
+    fn run_traced(&self, config: &Path, fault: Fault, point: usize) {
         let script = r#"read -r _; exec unshare --user --map-root-user \
             setpriv --bounding-set=-all --inh-caps=-all -- "$0" --config "$1" compact --json"#;
-        Command::new("sh")
-            .args(["-c", script])
-            .arg(assert_cmd::cargo::cargo_bin("arc"))
-            .arg(config)
-            .current_dir(&self.0)
-            .stdin(Stdio::piped())
-            .stdout(fs::File::create(self.0.join("said.out")).unwrap())
-            .stderr(fs::File::create(self.0.join("said.err")).unwrap())
-            .spawn()
-            .unwrap()
-    }
-
-    #[allow(clippy::zombie_processes, reason = "waited for by its process id, with everything that it starts")]
-    fn run_traced(&self, config: &Path, fault: Fault, point: usize) {
-        let mut program = self.start(config);
-        let main = Pid::from_raw(i32::try_from(program.id()).unwrap());
-        let options = Options::PTRACE_O_TRACESYSGOOD
-            | Options::PTRACE_O_TRACECLONE
-            | Options::PTRACE_O_TRACEFORK
-            | Options::PTRACE_O_TRACEVFORK
-            | Options::PTRACE_O_TRACEEXEC;
-        ptrace::seize(main, options).unwrap();
-        ptrace::interrupt(main).unwrap();
-        let mut line = program.stdin.take();
-        let (mut effects, mut waits, mut code) = (0, 0, -1);
+        let mut program = Command::new("sh");
+        program.args(["-c", script]).arg(assert_cmd::cargo::cargo_bin("arc")).arg(config).current_dir(&self.0);
+        program.stdout(fs::File::create(self.0.join("said.out")).unwrap());
+        program.stderr(fs::File::create(self.0.join("said.err")).unwrap());
+        let (mut effects, mut waits) = (0, 0);
         let (mut phase, mut held) = (None, None);
-        let mut inside = HashSet::new();
-        loop {
-            let status = match waitpid(None, Some(WaitPidFlag::__WALL)) {
-                Ok(status) => status,
-                Err(Errno::ECHILD) => break,
-                Err(error) => panic!("{error}"),
-            };
-            // The first stop is the one that was asked for.
-            if let Some(mut line) = line.take() {
-                line.write_all(b"\n").unwrap();
-            }
-            let (thread, signal) = match status {
-                WaitStatus::PtraceSyscall(thread) => {
-                    // Calls are reported twice, when they begin and when they end.
-                    if !inside.remove(&thread) {
-                        inside.insert(thread);
-                        let number = number_of_call(thread);
-                        if number.is_some_and(is_effect) {
-                            if effects == point {
-                                phase = Some(self.phase());
-                                held = self.bring(fault);
-                            }
-                            effects += 1;
-                        }
-                        if held.is_some() && number.is_some_and(is_sleep) && is_of_the_database(thread) {
-                            waits += 1;
-                            held = held.filter(|_| waits < WAITS);
-                        }
-                    }
-                    (thread, None)
+        let code = trace::run(&mut program, |_, thread, call| {
+            if call.change().is_some() {
+                if effects == point {
+                    phase = Some(self.phase());
+                    held = self.bring(fault);
                 }
-                WaitStatus::Stopped(thread, signal) => (thread, Some(signal)),
-                WaitStatus::PtraceEvent(thread, ..) => (thread, None),
-                WaitStatus::Exited(process, exited) if process == main => {
-                    code = exited;
-                    continue;
-                }
-                _ => continue,
-            };
-            match ptrace::syscall(thread, signal) {
-                // It has ended meanwhile.
-                Ok(()) | Err(Errno::ESRCH) => {}
-                Err(error) => panic!("{error}"),
+                effects += 1;
             }
-        }
+            if held.is_some() && is_sleep(call) && is_of_the_database(thread) {
+                waits += 1;
+                held = held.take().filter(|_| waits < WAITS);
+            }
+        });
         let phase = phase.map_or("none".to_owned(), |phase| format!("{phase:?}"));
-        fs::write(self.0.join("outcome"), format!("{phase} {waits} {code}")).unwrap();
+        fs::write(self.0.join("outcome"), format!("{phase} {waits} {}", code.unwrap_or(-1))).unwrap();
     }
 
     fn partition(&self) -> PathBuf {
@@ -266,35 +210,8 @@ fn folders_below(roots: &[PathBuf]) -> Vec<PathBuf> {
     found
 }
 
-#[cfg(target_arch = "x86_64")]
-fn number_of_call(thread: Pid) -> Option<c_long> {
-    c_long::try_from(ptrace::getregs(thread).ok()?.orig_rax).ok()
-}
-
-#[cfg(target_arch = "aarch64")]
-fn number_of_call(thread: Pid) -> Option<c_long> {
-    c_long::try_from(ptrace::getregs(thread).ok()?.regs[8]).ok()
-}
-
-fn is_effect(number: c_long) -> bool {
-    #[cfg(target_arch = "x86_64")]
-    if [libc::SYS_mkdir, libc::SYS_rmdir, libc::SYS_link, libc::SYS_rename, libc::SYS_unlink].contains(&number) {
-        return true;
-    }
-    [
-        libc::SYS_mkdirat,
-        libc::SYS_linkat,
-        libc::SYS_renameat,
-        libc::SYS_renameat2,
-        libc::SYS_unlinkat,
-        libc::SYS_fsync,
-        libc::SYS_fdatasync,
-    ]
-    .contains(&number)
-}
-
-fn is_sleep(number: c_long) -> bool {
-    [libc::SYS_nanosleep, libc::SYS_clock_nanosleep].contains(&number)
+fn is_sleep(call: Call) -> bool {
+    [libc::SYS_nanosleep, libc::SYS_clock_nanosleep].contains(&call.number)
 }
 
 /// Whether this is the thread that opens the database, or one of those that own a connection.

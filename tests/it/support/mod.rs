@@ -27,6 +27,7 @@ pub mod served;
 pub mod servers;
 pub mod stores;
 pub mod time;
+pub mod trace;
 
 /// An hour long over.
 pub const PARTITION: &str = "db/cpu/2025/10/08/14";
