@@ -7,7 +7,8 @@
 //! and of their schemas fits into its share; and which files that is depends on the order of the inputs alone, not on which
 //! thread was faster. Files for which nothing is left wait for the next merge.
 //!
-//! Not counted: what takes up to ten megabytes to decode, of which each thread may hold one file.
+//! Not counted: of each thread one file that takes up to ten megabytes to decode, and what is kept of one that waits for those
+//! before it.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};

@@ -134,7 +134,7 @@ fn clock_and_environment_are_read_in_their_homes_only() {
 /// Where tests let time pass, and why. On tokio's paused clock (`start_paused`) a sleep takes no time: it ends as soon as
 /// nothing else can go on. Everything else waits for what happens: a line of a child, a gate, a barrier. What is looked for
 /// are sleeps and the one real lease that runs out, not the deadlines of what is expected to happen much sooner.
-const MAY_SLEEP: [(&str, &str); 15] = [
+const MAY_SLEEP: [(&str, &str); 16] = [
     ("src/api/scans/tests.rs", PAUSED),
     ("src/compaction/lease_guard.rs", PAUSED),
     ("src/server/tests.rs", "real time: is an answer that comes later than a limit for requests, four times 50 ms"),
@@ -149,6 +149,7 @@ const MAY_SLEEP: [(&str, &str); 15] = [
     ),
     ("tests/it/scheduler.rs", PAUSED),
     ("tests/it/sim/fate.rs", "the paused clock of `sim.rs`"),
+    ("tests/it/sim/rest.rs", "the paused clock of `sim.rs`"),
     ("tests/it/sim/reader.rs", "the paused clock of `sim.rs`"),
     ("tests/it/support/proxy.rs", "is a slow server, which is what is tested; nobody relies on how slow"),
     ("tests/it/support/recording.rs", "paused clock: a distant store is one of virtual time"),

@@ -36,6 +36,7 @@ mod fate;
 pub mod machine;
 mod panics;
 mod reader;
+mod rest;
 pub mod rows;
 mod store;
 mod timeline;

@@ -109,13 +109,14 @@ impl Place {
         let (mut effects, mut waits) = (0, 0);
         let (mut phase, mut held) = (None, None);
         let code = trace::run(&mut program, |_, thread, call| {
-            if call.change().is_some() {
-                if effects == point {
-                    phase = Some(self.phase());
-                    held = self.bring(fault);
-                }
-                effects += 1;
+            let is_change = call.change().is_some();
+            if phase.is_none() && (effects > point || effects == point && is_change) {
+                let here = self.phase();
+                held = self.bring(fault);
+                // A transaction of the program's own may be in the way: then it is held at one of the next calls.
+                phase = Some(here).filter(|_| held.is_some() || fault != Fault::DatabaseHeld);
             }
+            effects += usize::from(is_change);
             if held.is_some() && is_sleep(call) && is_of_the_database(thread) {
                 waits += 1;
                 held = held.take().filter(|_| waits < WAITS);
@@ -160,7 +161,6 @@ impl Place {
             }
             Fault::DatabaseHeld => {
                 let other = Connection::open(self.0.join("arc.db")).unwrap();
-                // Somebody else's transaction, of the program itself, may be in the way: then nobody else's begins.
                 other.busy_timeout(std::time::Duration::ZERO).unwrap();
                 return other.execute_batch("BEGIN IMMEDIATE").is_ok().then_some(other);
             }

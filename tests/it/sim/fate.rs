@@ -1,14 +1,12 @@
-//! Fate: decides, from one seed, what happens next, until it is calm; and then watches everything come to rest.
+//! Fate: decides, from one seed, what happens next, until it is calm.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc::clock::Clock as _;
-use arc::compaction::{CompactionManager, CompactionSettings, CycleReport, JobStatus, Scope};
+use arc::compaction::{CompactionManager, CompactionSettings, Scope};
 use arc::partition::PartitionId;
-use chrono::TimeDelta;
 use fastrand::Rng;
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
@@ -27,12 +25,6 @@ use super::world::{Planted, World};
 
 /// Virtual time that a step takes. Tokio's clock moves on only when every task and every thread is at rest.
 const STEP: Duration = Duration::from_millis(1);
-/// Longer than any lease, wait, backoff or retention of the settings.
-const LONG: Duration = Duration::from_hours(25);
-/// Rounds of cycles that may pass until nothing is left to do.
-const ROUNDS_TO_REST: usize = 16;
-/// Calls of one cycle at rest: more means that it never ends.
-const MAX_CALLS: usize = 20_000;
 const MAX_FILES: usize = 60;
 
 /// What came of a simulation.
@@ -50,13 +42,13 @@ pub struct Outcome {
 }
 
 /// An answer under way to its caller.
-struct Answer {
+pub(super) struct Answer {
     deliver: Deliver,
     caller: Caller,
     ready: Duration,
 }
 
-struct Worker {
+pub(super) struct Worker {
     machine: usize,
     start: Start,
     number: usize,
@@ -72,16 +64,16 @@ struct Worker {
 
 pub struct Fate {
     random: Rng,
-    world: Arc<World>,
-    weather: Weather,
-    settings: CompactionSettings,
-    machines: Vec<Machine>,
-    workers: Vec<Worker>,
-    readers: Vec<(Caller, JoinHandle<Infallible>)>,
-    partitions: Vec<PartitionId>,
-    waiting: Vec<(Waiting, Duration)>,
-    answers: Vec<Answer>,
-    burst_until: Duration,
+    pub(super) world: Arc<World>,
+    pub(super) weather: Weather,
+    pub(super) settings: CompactionSettings,
+    pub(super) machines: Vec<Machine>,
+    pub(super) workers: Vec<Worker>,
+    pub(super) readers: Vec<(Caller, JoinHandle<Infallible>)>,
+    pub(super) partitions: Vec<PartitionId>,
+    pub(super) waiting: Vec<(Waiting, Duration)>,
+    pub(super) answers: Vec<Answer>,
+    pub(super) burst_until: Duration,
     files: usize,
     effects: u64,
     faults: BTreeMap<&'static str, u64>,
@@ -196,7 +188,7 @@ impl Fate {
     }
 
     /// Everybody goes on as far as they can; new calls are queued.
-    async fn settle(&mut self) {
+    pub(super) async fn settle(&mut self) {
         tokio::time::sleep(STEP).await;
         self.check_panics();
         // What a task began that was being ended: whether it came that far is decided by how fast its thread was.
@@ -229,7 +221,7 @@ impl Fate {
     }
 
     /// Ends a task, which must not have panicked before that, nor while it goes.
-    async fn end(&self, caller: &str, task: JoinHandle<Infallible>) {
+    pub(super) async fn end(&self, caller: &str, task: JoinHandle<Infallible>) {
         task.abort();
         let Err(ended) = task.await;
         if ended.is_panic() {
@@ -314,7 +306,7 @@ impl Fate {
         }
     }
 
-    fn carry_out(&mut self, call: Waiting) {
+    pub(super) fn carry_out(&mut self, call: Waiting) {
         let abandoned = call.is_abandoned();
         if abandoned && !call.kind.changes_storage() {
             return; // nobody would notice
@@ -392,7 +384,7 @@ impl Fate {
     }
 
     /// A new start of a worker, with nothing in its memory.
-    fn start(&mut self, worker: usize) -> CompactionManager {
+    pub(super) fn start(&mut self, worker: usize) -> CompactionManager {
         let seed = self.random.u64(..);
         let worker = &mut self.workers[worker];
         worker.starts += 1;
@@ -411,7 +403,7 @@ impl Fate {
     }
 
     /// A worker dies where it stands. What it had asked for may still arrive.
-    async fn crash(&mut self, worker: usize) {
+    pub(super) async fn crash(&mut self, worker: usize) {
         let Some(task) = self.workers[worker].task.take() else { return };
         let (start, machine) = (self.workers[worker].start.clone(), self.workers[worker].machine);
         let folders = self.machines[machine].remember_folders();
@@ -475,132 +467,15 @@ impl Fate {
         self.count("clock jump");
         self.world.say("storage", "clock jumps", &format!("machine {machine}"), &format!("{}s", by.num_seconds()));
     }
-
-    /// No more trouble. Everybody is started anew and works until nothing is left to do: I5, I6.
-    async fn come_to_rest(&mut self) {
-        for (caller, task) in std::mem::take(&mut self.readers) {
-            self.end(&caller, task).await;
-        }
-        for worker in 0..self.workers.len() {
-            self.crash(worker).await;
-        }
-        self.settle().await;
-        // The last requests of the dead arrive, or never will.
-        for (call, _) in std::mem::take(&mut self.waiting) {
-            self.carry_out(call);
-        }
-        self.answers.clear();
-        for partition in &self.partitions {
-            self.world.restore(partition);
-        }
-        self.weather = Weather::default();
-        self.burst_until = Duration::ZERO;
-        let mut reports = Vec::new();
-        for _ in 0..ROUNDS_TO_REST {
-            tokio::time::sleep(LONG).await;
-            let before = self.world.changes();
-            reports = Vec::new();
-            for worker in 0..self.workers.len() {
-                reports.push(self.cycle(worker).await);
-                if self.world.broken().is_some() {
-                    return;
-                }
-            }
-            if self.world.changes() == before {
-                self.check_rest(&reports);
-                return self.check_verdict().await;
-            }
-        }
-        self.world
-            .truth()
-            .breaks("I6", &format!("{ROUNDS_TO_REST} rounds, and still there is something to do: {reports:#?}"));
-    }
-
-    /// One cycle of a new start of the worker.
-    async fn cycle(&mut self, worker: usize) -> Option<CycleReport> {
-        let manager = self.start(worker);
-        let cycle = async move { manager.run_compaction_cycle(Scope::default(), CancellationToken::new()).await };
-        self.undisturbed(tokio::spawn(cycle)).await.map(Result::unwrap)
-    }
-
-    /// `arc verify` has nothing to say at rest.
-    async fn check_verdict(&mut self) {
-        let manager = self.start(0);
-        let findings = self.undisturbed(tokio::spawn(async move { reader::findings(&manager).await })).await;
-        for finding in findings.unwrap_or_default() {
-            self.world.truth().breaks("I5", &format!("at rest: {finding:?}"));
-        }
-    }
-
-    /// Everything that a task calls for is done, one after the other.
-    async fn undisturbed<T>(&mut self, task: JoinHandle<T>) -> Option<T> {
-        for _ in 0..MAX_CALLS {
-            self.settle().await;
-            if task.is_finished() {
-                return Some(task.await.unwrap());
-            }
-            if self.waiting.is_empty() {
-                let world = Arc::clone(&self.world);
-                let _ = tokio::time::timeout(LONG, world.wire.came()).await;
-            } else {
-                let (call, _) = self.waiting.remove(0);
-                self.carry_out(call);
-            }
-            if self.world.broken().is_some() {
-                return None;
-            }
-        }
-        self.world.truth().breaks("I11", "a cycle does not end");
-        None
-    }
-
-    fn check_rest(&self, reports: &[Option<CycleReport>]) {
-        for problem in reports.iter().flatten().flat_map(|report| &report.problems) {
-            self.world.truth().breaks("I5", &format!("at rest, {}: {}", problem.place, problem.error));
-        }
-        self.world.check_rest(self.settings.partition.policy.min_files);
-        // Those of the dead are there until somebody takes them, and hold nobody up.
-        let today = self.world.clock.now() - TimeDelta::from_std(LONG / 2).unwrap();
-        for (worker, _) in self.world.leases().into_iter().filter(|(_, written_at)| *written_at > today) {
-            self.world.truth().breaks("I5", &format!("a lease of {worker} is left over"));
-        }
-        for machine in &self.machines {
-            for left in machine.leases().into_iter().chain(machine.folders()) {
-                self.world.truth().breaks("I5", &format!("{left} is left over"));
-            }
-        }
-    }
 }
 
 async fn work_for_ever(world: Arc<World>, caller: Caller, manager: CompactionManager, pause: Duration) -> Infallible {
     loop {
         let work = Work::begins(&world, &caller);
         match manager.run_compaction_cycle(Scope::default(), CancellationToken::new()).await {
-            Ok(report) => check_problems(&world, &caller, &work, &report),
+            Ok(report) => work.check(&report),
             Err(error) => world.truth().breaks("no excuse", &format!("{caller} is alone and cannot begin: {error}")),
         }
         tokio::time::sleep(pause).await;
-    }
-}
-
-/// Problems of a cycle have a reason outside of it.
-fn check_problems(world: &World, caller: &str, work: &Work, report: &CycleReport) {
-    let failed = report.jobs.iter().filter(|job| job.status == JobStatus::Failed);
-    for job in failed {
-        let (partition, error) = (job.partition().parse().unwrap(), job.error.as_deref().unwrap_or_default());
-        if !work.is_for_a_person(&partition) && !work.is_excused(Some(&partition)) {
-            world.truth().breaks("no excuse", &format!("{caller}, {}: {error}", job.job_id));
-        }
-    }
-    for problem in &report.problems {
-        let what = format!("a cycle of {caller}, {}: {}", problem.place, problem.error);
-        if problem.error.contains("internal error") {
-            world.truth().breaks("panic", &what);
-        }
-        let partition: Option<PartitionId> = problem.place.parse().ok();
-        let is_for_a_person = partition.as_ref().is_some_and(|partition| work.is_for_a_person(partition));
-        if !is_for_a_person && !work.is_excused(partition.as_ref()) {
-            world.truth().breaks("no excuse", &what);
-        }
     }
 }
