@@ -1,4 +1,5 @@
-//! Thrift's compact protocol, walked without knowing what it means: the encoding of Parquet's footers and page headers.
+//! Thrift's compact protocol, walked without knowing what it means (that is in `definition.rs`): the encoding of Parquet's footers
+//! and page headers.
 //!
 //! What must hold: nothing is stored and nothing is allocated, it recurses no deeper than [`MAX_STRUCT_DEPTH`], and takes
 //! time in proportion to the bytes, whatever they are; no number is believed that the bytes themselves do not bear out.
@@ -11,18 +12,16 @@ const MAX_STRUCTS: u64 = 1 << 20;
 
 /// Types of the compact protocol.
 const STOP: u8 = 0;
-const TRUE: u8 = 1;
-const FALSE: u8 = 2;
-const BYTE: u8 = 3;
-const I16: u8 = 4;
+pub(super) const TRUE: u8 = 1;
+pub(super) const FALSE: u8 = 2;
+pub(super) const BYTE: u8 = 3;
+pub(super) const I16: u8 = 4;
 pub(super) const I32: u8 = 5;
-const I64: u8 = 6;
-const DOUBLE: u8 = 7;
-const BINARY: u8 = 8;
+pub(super) const I64: u8 = 6;
+pub(super) const DOUBLE: u8 = 7;
+pub(super) const BINARY: u8 = 8;
 pub(super) const LIST: u8 = 9;
-const SET: u8 = 10;
 pub(super) const STRUCT: u8 = 12;
-const UUID: u8 = 13;
 
 /// What has not been walked yet.
 pub(super) struct Walk<'a> {
@@ -43,8 +42,12 @@ impl<'a> Walk<'a> {
             }
             id = match header >> 4 {
                 0 => self.number()?,
-                delta => id.saturating_add(i64::from(delta)),
+                delta => id + i64::from(delta),
             };
+            // The Parquet library would take another number for it.
+            if i16::try_from(id).is_err() {
+                return Err(format!("a field {id}, which no structure can have"));
+            }
             on_field(self, id, kind)?;
         }
     }
@@ -59,18 +62,18 @@ impl<'a> Walk<'a> {
             BYTE => self.skip(1),
             I16 | I32 | I64 => self.varint().map(drop),
             DOUBLE => self.skip(8),
-            UUID => self.skip(16),
             BINARY => {
                 let length = self.varint()?;
                 self.skip(length)
             }
-            LIST | SET => {
+            LIST => {
                 let (element, count) = self.list()?;
+                if count > 0 && [TRUE, FALSE].contains(&element) {
+                    // Each takes a byte, which the Parquet library does not skip.
+                    return Err("a list of booleans, which no footer has".to_owned());
+                }
                 for _ in 0..count {
-                    match element {
-                        TRUE | FALSE => self.skip(1)?,
-                        _ => self.value(element, depth + 1)?,
-                    }
+                    self.value(element, depth + 1)?;
                 }
                 Ok(())
             }

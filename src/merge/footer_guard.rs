@@ -1,7 +1,7 @@
 //! What is checked of a Parquet footer before the Parquet library may see it.
 //!
-//! The library trusts two kinds of numbers in a footer: how long a list is, for which it asks for memory at once, and how
-//! deep the schema nests, which it follows by calling itself. A wrong one does not end in an error, nor in a panic that
+//! The library trusts three things in a footer: how long a list is, for which it asks for memory at once; how deep the schema
+//! nests, which it follows by calling itself; and that a field holds what it should (`definition.rs`). A wrong one does not end in an error, nor in a panic that
 //! somebody could catch: memory that is not there and a stack that is too small end the process, and footers are also
 //! read in the server's. So a footer is walked here first (`compact_protocol.rs`): nothing is stored, and nothing is believed
 //! that the bytes themselves do not bear out.
@@ -12,7 +12,8 @@
 
 use std::fmt;
 
-use super::compact_protocol::{I32, LIST, STRUCT, Walk};
+use super::compact_protocol::{I16, I32, I64, LIST, STRUCT, Walk};
+use super::definition::{FILE_META_DATA, SCHEMA_ELEMENT};
 
 /// Nested groups of a schema. The deepest real schemas have some ten levels, with lists and maps counting two each.
 pub const MAX_SCHEMA_DEPTH: usize = 100;
@@ -58,7 +59,7 @@ pub fn check(footer: &[u8]) -> Result<Walked, Hostile> {
             return Ok(());
         }
         walked.has_encrypted_columns |= id == ENCRYPTION_FIELD;
-        walk.value(kind, 1)
+        walk.field(FILE_META_DATA, id, kind, 1)
     })
     .map_err(Hostile)?;
     Ok(walked)
@@ -83,11 +84,11 @@ fn schema(walk: &mut Walk<'_>) -> Result<u64, String> {
     for index in 0..count {
         let mut children = 0;
         walk.fields(&mut |walk, id, kind| {
-            if id == CHILDREN_FIELD && kind == I32 {
+            if id == CHILDREN_FIELD && [I16, I32, I64].contains(&kind) {
                 children = walk.number()?;
                 Ok(())
             } else {
-                walk.value(kind, 2)
+                walk.field(SCHEMA_ELEMENT, id, kind, 2)
             }
         })?;
         let left = count - index - 1;
@@ -156,6 +157,34 @@ mod tests {
         );
     }
 
+    /// The library reads a field's value as what it should be, whatever the encoding says that it is: so the numbers that it
+    /// finds are none of those that a walk by the encoding does.
+    #[test]
+    fn a_value_of_another_type_than_its_field_has_is_refused() {
+        let mut first = nested(1);
+        assert!(check(&first).is_ok());
+        // The number of children becomes a structure, of which the library would take the first bytes for a number.
+        assert_eq!(first[10], 0x15, "the header of field 5");
+        first.splice(10..12, [0x1c, 0x15, 0x02, 0x00]);
+        assert!(check(&first).unwrap_err().to_string().contains("type 12 in field 5"));
+        // Row groups that are numbers, of a byte each.
+        let groups = [&[0x49, 0xf5, 0x80, 0x01][..], &[0; 128], &[0x00]].concat();
+        assert!(check(&groups).unwrap_err().to_string().contains("type 5 in field 4"));
+        // The second field by another number, of which the library would keep 16 bits.
+        let again = [0x09, 0x84, 0x80, 0x08, 0x05, 0x00, 0x00];
+        assert!(check(&again).unwrap_err().to_string().contains("a field 65538"));
+        // Of an unknown list of booleans the library skips the head only.
+        let unknown = [0xf9, 0x21, 0x01, 0x01, 0x00];
+        assert!(check(&unknown).unwrap_err().to_string().contains("a list of booleans"));
+    }
+
+    #[test]
+    fn fields_that_nobody_knows_yet_are_walked_over() {
+        // Field 15: a structure with a list of numbers and a text.
+        let unknown = [0xfc, 0x19, 0x25, 0x02, 0x04, 0x18, 0x01, b'x', 0x00, 0x00];
+        assert!(check(&unknown).is_ok());
+    }
+
     #[test]
     fn a_group_with_more_children_than_elements_follow_is_refused() {
         for children in [[0x06], [0x01]] {
@@ -166,9 +195,10 @@ mod tests {
 
     #[test]
     fn structures_within_structures_end_somewhere() {
-        let error = check(&vec![0x1c; 1 << 20]).unwrap_err();
+        // In a field that nobody knows.
+        let error = check(&[&[0xfc][..], &vec![0x1c; 1 << 20]].concat()).unwrap_err();
         assert!(error.to_string().contains("more than 32"), "{error}");
-        assert!(check(&vec![0x19; 1 << 20]).unwrap_err().to_string().contains("more than 32"));
+        assert!(check(&[&[0xf9][..], &vec![0x19; 1 << 20]].concat()).unwrap_err().to_string().contains("more than 32"));
     }
 
     #[test]

@@ -22,6 +22,7 @@ mod budget;
 mod column_type;
 mod columnar;
 mod compact_protocol;
+mod definition;
 mod duckdb;
 mod file_schema;
 #[cfg(test)]

@@ -16,6 +16,7 @@ use parquet::basic::Compression;
 use parquet::file::metadata::ColumnChunkMetaData;
 
 use super::compact_protocol::{I32, STRUCT, Walk};
+use super::definition::{DATA_PAGE_HEADER, DATA_PAGE_HEADER_V2, DICTIONARY_PAGE_HEADER, Fields, PAGE_HEADER};
 
 /// A file begins with its magic number.
 const MAGIC_BYTES: i64 = 4;
@@ -214,15 +215,10 @@ fn parse(bytes: &[u8]) -> Result<(PageHeader, u64), String> {
     walk.fields(&mut |walk, id, kind| match (id, kind) {
         (UNCOMPRESSED_SIZE, I32) => walk.number().map(|size| claimed = size),
         (COMPRESSED_SIZE, I32) => walk.number().map(|size| stored = size),
-        (DATA_PAGE | DATA_PAGE_V2, STRUCT) => walk.fields(&mut |walk, id, kind| match (id, kind) {
-            (NUM_VALUES, I32) => walk.number().map(|count| values = count),
-            _ => walk.value(kind, 2),
-        }),
-        (DICTIONARY_PAGE, STRUCT) => walk.fields(&mut |walk, id, kind| match (id, kind) {
-            (NUM_VALUES, I32) => walk.number().map(|count| entries = count),
-            _ => walk.value(kind, 2),
-        }),
-        _ => walk.value(kind, 1),
+        (DATA_PAGE, STRUCT) => number_of_values(walk, DATA_PAGE_HEADER).map(|count| values = count),
+        (DATA_PAGE_V2, STRUCT) => number_of_values(walk, DATA_PAGE_HEADER_V2).map(|count| values = count),
+        (DICTIONARY_PAGE, STRUCT) => number_of_values(walk, DICTIONARY_PAGE_HEADER).map(|count| entries = count),
+        _ => walk.field(PAGE_HEADER, id, kind, 1),
     })?;
     let size = |number: i64| u64::try_from(number).map_err(|_| "a page without its size".to_owned());
     let header = PageHeader {
@@ -233,6 +229,16 @@ fn parse(bytes: &[u8]) -> Result<(PageHeader, u64), String> {
         start: 0,
     };
     Ok((header, (bytes.len() - walk.rest.len()) as u64))
+}
+
+/// Walks the header of a kind of page. They all have it in the same field; 0 if it is not there.
+fn number_of_values(walk: &mut Walk<'_>, fields: Fields) -> Result<i64, String> {
+    let mut values = 0;
+    walk.fields(&mut |walk, id, kind| match (id, kind) {
+        (NUM_VALUES, I32) => walk.number().map(|count| values = count),
+        _ => walk.field(fields, id, kind, 2),
+    })?;
+    Ok(values)
 }
 
 #[cfg(test)]

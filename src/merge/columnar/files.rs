@@ -13,6 +13,7 @@ use parquet::schema::types::ColumnDescriptor;
 use super::super::schema::Projection;
 use super::chunk::{Chunk, decode, judge};
 use super::claims::{check_claims, check_expansion};
+use super::delta::CheckedPages;
 use super::footers::{Footer, Layouts};
 use super::room::Room;
 use super::{Refusal, SourceFile, read_whole};
@@ -85,11 +86,13 @@ impl OpenFile<'_> {
         let pages = || -> Result<Box<dyn PageReader>, Refusal> {
             Ok(match &self.source {
                 Source::Memory(bytes) => {
-                    Box::new(SerializedPageReader::new(Arc::clone(bytes), &chunk, rows, None).map_err(judge)?)
+                    let pages = SerializedPageReader::new(Arc::clone(bytes), &chunk, rows, None).map_err(judge)?;
+                    Box::new(CheckedPages::new(pages, &descriptor))
                 }
                 Source::Disk(path) => {
                     let file = Arc::new(File::open(path).map_err(|e| system(&e))?);
-                    Box::new(SerializedPageReader::new(file, &chunk, rows, None).map_err(judge)?)
+                    let pages = SerializedPageReader::new(file, &chunk, rows, None).map_err(judge)?;
+                    Box::new(CheckedPages::new(pages, &descriptor))
                 }
             })
         };

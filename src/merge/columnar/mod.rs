@@ -20,6 +20,7 @@
 mod chunk;
 mod claims;
 mod column;
+mod delta;
 mod encode;
 mod files;
 mod footers;

@@ -23,6 +23,25 @@ pub const MUTATIONS: &[Mutation] = &[
         ]),
     },
     Mutation {
+        name: "fields_hold_what_they_say",
+        breaks: "nothing of a footer that is not what its definition says comes to the Parquet library",
+        file: "src/merge/definition.rs",
+        edits: &[(
+            "        match (shape, kind) {\n",
+            "        match (shape, kind) {\n            _ if MUTANT => self.value(kind, depth),\n",
+        )],
+        fate: CaughtBy(&["lib merge::footer_guard::tests::a_value_of_another_type_than_its_field_has_is_refused"]),
+    },
+    Mutation {
+        name: "packed_lengths_uncounted",
+        breaks: "no page has more packed lengths than values",
+        file: "src/merge/columnar/delta.rs",
+        edits: &[("if count > u64::from(page.num_values()) {", "if !MUTANT && count > u64::from(page.num_values()) {")],
+        fate: CaughtBy(&[
+            "lib merge::columnar::delta::tests::a_page_may_have_as_many_lengths_as_values_and_fewer_but_not_more",
+        ]),
+    },
+    Mutation {
         name: "refused_schemas_take_room",
         breaks: "what is not kept takes no room",
         file: "src/merge/survey_room.rs",
