@@ -18,9 +18,14 @@ use super::definition::{FILE_META_DATA, SCHEMA_ELEMENT};
 /// Nested groups of a schema. The deepest real schemas have some ten levels, with lists and maps counting two each.
 pub const MAX_SCHEMA_DEPTH: usize = 100;
 
-/// Field of the footer that holds the schema, and field of a schema's element that holds the number of its children.
+/// Field of the footer that holds the schema, and fields of a schema's element that hold its name and the number of its children.
 const SCHEMA_FIELD: i64 = 2;
+const NAME_FIELD: i64 = 4;
 const CHILDREN_FIELD: i64 = 5;
+
+/// Of all columns, the names of the groups that they are in, and their own: the library writes them out for each. A hundred thousand
+/// columns with six hundred bytes each fit.
+const MAX_PATH_BYTES: u64 = 64 << 20;
 
 /// Field of the footer that says how its columns are encrypted.
 const ENCRYPTION_FIELD: i64 = 8;
@@ -79,34 +84,53 @@ fn schema(walk: &mut Walk<'_>) -> Result<u64, String> {
     if element != STRUCT && count > 0 {
         return Err("a schema that is no list of structures".to_owned());
     }
-    // Of each open group, how many children are still to come.
-    let mut open: Vec<u64> = Vec::new();
+    // Of each open group, how many children are still to come, and how long the names down to it are.
+    let mut open: Vec<(u64, u64)> = Vec::new();
+    let (mut claimed, mut path_bytes) = (0_u64, 0_u64);
     for index in 0..count {
-        let mut children = 0;
+        let (mut children, mut name) = (0, 0);
         walk.fields(&mut |walk, id, kind| {
             if id == CHILDREN_FIELD && [I16, I32, I64].contains(&kind) {
                 children = walk.number()?;
-                Ok(())
-            } else {
-                walk.field(SCHEMA_ELEMENT, id, kind, 2)
+                return Ok(());
             }
+            let before = walk.rest.len();
+            walk.field(SCHEMA_ELEMENT, id, kind, 2)?;
+            if id == NAME_FIELD {
+                name = (before - walk.rest.len()) as u64;
+            }
+            Ok(())
         })?;
+        let path = open.last().map_or(0, |(_, path)| *path) + name;
         let left = count - index - 1;
         match u64::try_from(children) {
-            Ok(0) => close(&mut open),
-            Ok(children) if children <= left => open.push(children),
+            Ok(0) => {
+                path_bytes = path_bytes.saturating_add(path);
+                close(&mut open);
+            }
+            Ok(children) if children <= left => {
+                claimed = claimed.saturating_add(children);
+                open.push((children, path));
+            }
             _ => return Err(format!("a group of {children} columns with {left} left")),
         }
         if open.len() > MAX_SCHEMA_DEPTH {
             return Err(format!("a schema of more than {MAX_SCHEMA_DEPTH} levels"));
+        }
+        if path_bytes > MAX_PATH_BYTES {
+            return Err(format!("columns whose full names take more than {MAX_PATH_BYTES} bytes"));
+        }
+        // Each element but the root is the child of one group.
+        if claimed >= count {
+            return Err(format!("groups of {claimed} columns in a schema of {count} elements"));
         }
     }
     Ok(count)
 }
 
 /// A column is complete, and with it every group of which it was the last.
-fn close(open: &mut Vec<u64>) {
-    while let Some(left) = open.last_mut() {
+fn close(open: &mut Vec<(u64, u64)>) {
+    while let Some((left, _)) = open.last_mut() {
         *left -= 1;
         if *left > 0 {
             return;
@@ -176,6 +200,35 @@ mod tests {
         // Of an unknown list of booleans the library skips the head only.
         let unknown = [0xf9, 0x21, 0x01, 0x01, 0x00];
         assert!(check(&unknown).unwrap_err().to_string().contains("a list of booleans"));
+    }
+
+    /// The library writes the name of a group out for each column below it.
+    #[test]
+    fn a_long_name_of_a_group_of_many_columns_is_refused() {
+        let footer = |name: usize, columns: u32| {
+            let varint = |value: u32| {
+                let digit = |shift: u32, more: u8| u8::try_from(value >> shift & 0x7f).unwrap() | more;
+                [digit(0, 0x80), digit(7, 0x80), digit(14, 0)]
+            };
+            let mut footer = [&[0x29, 0xfc][..], &varint(columns + 2), &[0x48, 0x01, b'r', 0x15, 0x02, 0x00]].concat();
+            footer.push(0x48);
+            footer.extend(varint(u32::try_from(name).unwrap()));
+            footer.extend(vec![b'g'; name]);
+            footer.extend([&[0x15][..], &varint(columns * 2), &[0x00]].concat());
+            footer.extend([0x48, 0x01, b'c', 0x00].repeat(columns as usize));
+            footer.push(0x00);
+            footer
+        };
+        assert_eq!(check(&footer(6_000, 10_000)).unwrap().schema_elements, 10_002);
+        assert!(check(&footer(7_000, 10_000)).unwrap_err().to_string().contains("full names take more"));
+    }
+
+    #[test]
+    fn groups_that_claim_each_others_columns_are_refused() {
+        // A root of two, of which the first claims both that are left.
+        let footer =
+            [0x29, 0x4c, 0x55, 0x04, 0x00, 0x55, 0x04, 0x00, 0x48, 0x01, b'x', 0x00, 0x48, 0x01, b'y', 0x00, 0x00];
+        assert!(check(&footer).unwrap_err().to_string().contains("groups of 4 columns in a schema of 4 elements"));
     }
 
     #[test]

@@ -15,7 +15,7 @@ use std::os::unix::fs::FileExt;
 use parquet::basic::Compression;
 use parquet::file::metadata::ColumnChunkMetaData;
 
-use super::compact_protocol::{I32, STRUCT, Walk};
+use super::compact_protocol::{I16, I32, I64, STRUCT, Walk};
 use super::definition::{DATA_PAGE_HEADER, DATA_PAGE_HEADER_V2, DICTIONARY_PAGE_HEADER, Fields, PAGE_HEADER};
 
 /// A file begins with its magic number.
@@ -213,8 +213,8 @@ fn parse(bytes: &[u8]) -> Result<(PageHeader, u64), String> {
     let mut walk = Walk { rest: bytes };
     let (mut values, mut entries, mut claimed, mut stored) = (0, 0, -1, -1);
     walk.fields(&mut |walk, id, kind| match (id, kind) {
-        (UNCOMPRESSED_SIZE, I32) => walk.number().map(|size| claimed = size),
-        (COMPRESSED_SIZE, I32) => walk.number().map(|size| stored = size),
+        (UNCOMPRESSED_SIZE, I16 | I32 | I64) => walk.number().map(|size| claimed = size),
+        (COMPRESSED_SIZE, I16 | I32 | I64) => walk.number().map(|size| stored = size),
         (DATA_PAGE, STRUCT) => number_of_values(walk, DATA_PAGE_HEADER).map(|count| values = count),
         (DATA_PAGE_V2, STRUCT) => number_of_values(walk, DATA_PAGE_HEADER_V2).map(|count| values = count),
         (DICTIONARY_PAGE, STRUCT) => number_of_values(walk, DICTIONARY_PAGE_HEADER).map(|count| entries = count),
@@ -235,7 +235,7 @@ fn parse(bytes: &[u8]) -> Result<(PageHeader, u64), String> {
 fn number_of_values(walk: &mut Walk<'_>, fields: Fields) -> Result<i64, String> {
     let mut values = 0;
     walk.fields(&mut |walk, id, kind| match (id, kind) {
-        (NUM_VALUES, I32) => walk.number().map(|count| values = count),
+        (NUM_VALUES, I16 | I32 | I64) => walk.number().map(|count| values = count),
         _ => walk.field(fields, id, kind, 2),
     })?;
     Ok(values)
