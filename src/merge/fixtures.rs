@@ -1,5 +1,6 @@
 //! Input files for the tests of this module.
 
+use std::collections::VecDeque;
 use std::fs::File;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
@@ -10,6 +11,7 @@ use duckdb::arrow::compute::concat_batches;
 use duckdb::arrow::datatypes::{Field, Schema};
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::column::page::{Page, PageMetadata, PageReader};
 use parquet::data_type::Int64Type;
 use parquet::file::metadata::{
     ColumnChunkMetaDataBuilder, ParquetMetaDataBuilder, ParquetMetaDataReader, ParquetMetaDataWriter,
@@ -21,6 +23,7 @@ use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
 use super::compact_protocol::{STRUCT, Walk};
+use super::page_headers::Pages;
 use super::schema::{Projection, SchemaGroup, group};
 use super::survey::{Surveyed, survey};
 use super::{Compression, MergeInput, MergeLimits, MergeOptions, ParquetVersion, SetAside, Verify, testing};
@@ -241,6 +244,20 @@ pub(super) fn with_chunks(
     [&file[..end - length], &footer].concat()
 }
 
+/// The same file of one chunk; the header of its last page has one more field, of so many bytes, which nobody knows.
+pub(super) fn with_unknown_page_field(file: &[u8], length: usize) -> Vec<u8> {
+    let footer = u32::from_le_bytes(*file[file.len() - 8..].first_chunk().unwrap()) as usize;
+    let metadata = ParquetMetaDataReader::decode_metadata(&file[file.len() - 8 - footer..file.len() - 8]).unwrap();
+    let chunk = metadata.row_group(0).column(0);
+    let end_of_fields = usize::try_from(Pages::of(&file, chunk).last().unwrap().start).unwrap() - 1;
+    // The field's number is so much larger than the last one's; then its length, in four groups of seven bits.
+    let groups = [0, 7, 14].map(|shift| u8::try_from(length >> shift & 0x7f).unwrap() | 0x80);
+    let field = [&[0xf8], &groups[..], &[u8::try_from(length >> 21).unwrap()], &vec![0; length]].concat();
+    let size = chunk.compressed_size() + i64::try_from(field.len()).unwrap();
+    let longer = [&file[..end_of_fields], &field, &file[end_of_fields..]].concat();
+    with_chunks(&longer, |_, chunk| chunk.set_total_compressed_size(size))
+}
+
 /// Puts another number into the page header at `at`: into field `field` of the structure in field `of`. It takes as many bytes
 /// as the one before.
 pub(super) fn set_in_page_header(file: &mut [u8], at: usize, (of, field): (i64, i64), number: i64) {
@@ -266,4 +283,44 @@ pub(super) fn set_in_page_header(file: &mut [u8], at: usize, (of, field): (i64, 
         rest >>= 7;
     }
     assert_eq!(rest, 0, "{number} does not fit into {} bytes", place.len());
+}
+
+/// Pages of a chunk as no sound writer would make them.
+pub(super) struct ForgedPages(VecDeque<Page>);
+
+impl ForgedPages {
+    pub(super) fn new(pages: &[Page]) -> Self {
+        Self(pages.iter().cloned().collect())
+    }
+}
+
+impl Iterator for ForgedPages {
+    type Item = parquet::errors::Result<Page>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.get_next_page().transpose()
+    }
+}
+
+impl PageReader for ForgedPages {
+    fn get_next_page(&mut self) -> parquet::errors::Result<Option<Page>> {
+        Ok(self.0.pop_front())
+    }
+
+    fn peek_next_page(&mut self) -> parquet::errors::Result<Option<PageMetadata>> {
+        Ok(self.0.front().map(|page| PageMetadata {
+            num_rows: None,
+            num_levels: Some(page.num_values() as usize),
+            is_dict: page.is_dictionary_page(),
+        }))
+    }
+
+    fn skip_next_page(&mut self) -> parquet::errors::Result<()> {
+        self.0.pop_front();
+        Ok(())
+    }
+
+    fn at_record_boundary(&mut self) -> parquet::errors::Result<bool> {
+        Ok(true)
+    }
 }

@@ -19,6 +19,7 @@
 mod alone;
 mod attempt;
 mod budget;
+mod checked_pages;
 mod column_type;
 mod columnar;
 mod compact_protocol;

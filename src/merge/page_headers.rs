@@ -33,8 +33,8 @@ const SLACK_BYTES: u64 = 64 << 10;
 /// What one header says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct PageHeader {
-    /// Of a data page, missing ones counted. Other pages have none. A negative number, which cannot be, is taken for the largest:
-    /// rows that nobody can count must not be lost.
+    /// Of a data page, missing ones counted. Other pages have none. A number that cannot be, a negative one or one of more than 31
+    /// bits, is taken for the largest: rows that nobody can count must not be lost.
     pub(super) values: u64,
     /// Of a dictionary.
     pub(super) entries: u64,
@@ -63,6 +63,7 @@ impl PageHeader {
             Compression::GZIP(_) => 1032,
             // A block of 128 KiB of one value takes four bytes.
             Compression::ZSTD(_) => 32 << 10,
+            Compression::UNCOMPRESSED => 1,
             _ => return false,
         };
         self.claimed_bytes > self.stored_bytes.saturating_mul(most).saturating_add(SLACK_BYTES)
@@ -201,6 +202,7 @@ pub fn count_pages(bytes: &[u8]) -> usize {
 }
 
 /// Fields of a page header, and those of the structures in it, by their numbers in Parquet's definition.
+const TYPE: i64 = 1;
 const UNCOMPRESSED_SIZE: i64 = 2;
 const COMPRESSED_SIZE: i64 = 3;
 const DATA_PAGE: i64 = 5;
@@ -208,34 +210,53 @@ const DICTIONARY_PAGE: i64 = 7;
 const DATA_PAGE_V2: i64 = 8;
 const NUM_VALUES: i64 = 1;
 
+/// Types of pages. Each has a header of its own, of which only that of the page's type counts.
+const TYPE_DATA_PAGE: i64 = 0;
+const TYPE_INDEX_PAGE: i64 = 1;
+const TYPE_DICTIONARY_PAGE: i64 = 2;
+const TYPE_DATA_PAGE_V2: i64 = 3;
+
 /// The header that begins here, with its length.
 fn parse(bytes: &[u8]) -> Result<(PageHeader, u64), String> {
     let mut walk = Walk { rest: bytes };
-    let (mut values, mut entries, mut claimed, mut stored) = (0, 0, -1, -1);
+    let (mut kind_of_page, mut data, mut data_v2, mut dictionary, mut claimed, mut stored) =
+        (-1, None, None, None, -1, -1);
     walk.fields(&mut |walk, id, kind| match (id, kind) {
+        (TYPE, I16 | I32 | I64) => walk.number().map(|kind| kind_of_page = kind),
         (UNCOMPRESSED_SIZE, I16 | I32 | I64) => walk.number().map(|size| claimed = size),
         (COMPRESSED_SIZE, I16 | I32 | I64) => walk.number().map(|size| stored = size),
-        (DATA_PAGE, STRUCT) => number_of_values(walk, DATA_PAGE_HEADER).map(|count| values = count),
-        (DATA_PAGE_V2, STRUCT) => number_of_values(walk, DATA_PAGE_HEADER_V2).map(|count| values = count),
-        (DICTIONARY_PAGE, STRUCT) => number_of_values(walk, DICTIONARY_PAGE_HEADER).map(|count| entries = count),
+        (DATA_PAGE, STRUCT) => number_of_values(walk, DATA_PAGE_HEADER).map(|count| data = count),
+        (DATA_PAGE_V2, STRUCT) => number_of_values(walk, DATA_PAGE_HEADER_V2).map(|count| data_v2 = count),
+        (DICTIONARY_PAGE, STRUCT) => number_of_values(walk, DICTIONARY_PAGE_HEADER).map(|count| dictionary = count),
         _ => walk.field(PAGE_HEADER, id, kind, 1),
     })?;
-    let size = |number: i64| u64::try_from(number).map_err(|_| "a page without its size".to_owned());
-    let header = PageHeader {
-        values: u64::try_from(values).unwrap_or(u64::MAX),
-        entries: u64::try_from(entries).unwrap_or(u64::MAX),
-        claimed_bytes: size(claimed)?,
-        stored_bytes: size(stored)?,
-        start: 0,
+    let (values, entries) = match kind_of_page {
+        TYPE_DATA_PAGE => (data, Some(0)),
+        TYPE_INDEX_PAGE => (Some(0), Some(0)),
+        TYPE_DICTIONARY_PAGE => (Some(0), dictionary),
+        TYPE_DATA_PAGE_V2 => (data_v2, Some(0)),
+        _ => (None, None),
     };
+    let (Some(values), Some(entries)) = (values, entries) else {
+        return Err(format!("a page of type {kind_of_page} without its header"));
+    };
+    // Readers take 32 bits of it, of which they make another number.
+    let size = |number: i64| match i32::try_from(number) {
+        Ok(size @ 0..) => Ok(u64::from(size.unsigned_abs())),
+        _ => Err(format!("a page of {number} bytes")),
+    };
+    let header = PageHeader { values, entries, claimed_bytes: size(claimed)?, stored_bytes: size(stored)?, start: 0 };
     Ok((header, (bytes.len() - walk.rest.len()) as u64))
 }
 
-/// Walks the header of a kind of page. They all have it in the same field; 0 if it is not there.
-fn number_of_values(walk: &mut Walk<'_>, fields: Fields) -> Result<i64, String> {
-    let mut values = 0;
+/// Walks the header of a kind of page. They all have it in the same field. What no reader can count to is taken for the largest.
+fn number_of_values(walk: &mut Walk<'_>, fields: Fields) -> Result<Option<u64>, String> {
+    let mut values = None;
     walk.fields(&mut |walk, id, kind| match (id, kind) {
-        (NUM_VALUES, I16 | I32 | I64) => walk.number().map(|count| values = count),
+        (NUM_VALUES, I16 | I32 | I64) => walk.number().map(|count| {
+            let count = i32::try_from(count).ok().and_then(|count| u64::try_from(count).ok());
+            values = Some(count.unwrap_or(u64::MAX));
+        }),
         _ => walk.field(fields, id, kind, 2),
     })?;
     Ok(values)
@@ -315,7 +336,8 @@ mod tests {
             (Compression::LZ4_RAW, 1 << 30, true),
             (zstd, 2 << 30, true),
             (zstd, 200 << 20, false),
-            (Compression::UNCOMPRESSED, 2 << 30, false),
+            (Compression::UNCOMPRESSED, 2 << 30, true),
+            (Compression::UNCOMPRESSED, 10_000, false),
         ] {
             assert_eq!(page(claimed, 10_000).is_impossible(codec), impossible, "{codec:?}, {claimed}");
         }
@@ -333,5 +355,49 @@ mod tests {
         }
         let nothing: &[u8] = &[];
         assert_eq!(Pages::of(&nothing, &chunk).count(), 0);
+    }
+
+    /// A header of a page of so many bytes: its type, and which kinds of headers are in it, each with its number of values.
+    fn header(kind: u8, bytes: &[u8], kinds: &[(u8, &[u8])]) -> Vec<u8> {
+        let mut header = vec![0x15, kind << 1, 0x15];
+        header.extend(bytes);
+        header.push(0x15);
+        header.extend(bytes);
+        let mut last = 3;
+        for (field, count) in kinds {
+            header.extend([(field - last) << 4 | STRUCT, 0x15]);
+            header.extend(*count);
+            header.push(0x00);
+            last = *field;
+        }
+        header.push(0x00);
+        header
+    }
+
+    #[test]
+    fn the_header_of_the_pages_own_type_counts() {
+        let (seven, nine): (&[u8], &[u8]) = (&[14], &[18]);
+        let of = |kind, kinds: &[(u8, &[u8])]| {
+            parse(&header(kind, &[20], kinds)).map(|(page, _)| (page.values, page.entries, page.stored_bytes))
+        };
+        let all = [(5, seven), (7, &[2][..]), (8, nine)];
+        assert_eq!(of(0, &all), Ok((7, 0, 10)));
+        assert_eq!(of(1, &all), Ok((0, 0, 10)));
+        assert_eq!(of(2, &all), Ok((0, 1, 10)));
+        assert_eq!(of(3, &all), Ok((9, 0, 10)));
+        assert!(of(4, &all).is_err());
+        for (kind, others) in [(0, &all[1..]), (2, &all[..1]), (3, &all[..2])] {
+            assert!(of(kind, others).is_err(), "a page of type {kind} without its header");
+        }
+    }
+
+    #[test]
+    fn numbers_beyond_those_that_readers_take_are_not_what_they_make_of_them() {
+        // 2^32 + 1 and -1.
+        for number in [&[0x82, 0x80, 0x80, 0x80, 0x20][..], &[0x01]] {
+            let (page, _) = parse(&header(0, &[20], &[(5, number)])).unwrap();
+            assert_eq!(page.values, u64::MAX);
+            assert!(parse(&header(0, number, &[(5, &[2])])).is_err());
+        }
     }
 }

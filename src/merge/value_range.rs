@@ -21,6 +21,7 @@ use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::schema::types::ColumnDescriptor;
 use rustix::io::Errno;
 
+use super::checked_pages::column_reader;
 use super::column_type::{ColumnType, annotation};
 use super::stats::{FileColumnStats, StatValue};
 
@@ -112,7 +113,7 @@ pub(super) fn check(file: &File, metadata: &ParquetMetaData) -> Result<(), Probl
                         reader = Some(SerializedFileReader::new(file).map_err(|e| problem("the footer", &e))?);
                     }
                     let reader = reader.as_ref().expect("opened above");
-                    let column = reader.get_row_group(number).and_then(|rg| rg.get_column_reader(index));
+                    let column = reader.get_row_group(number).and_then(|rg| column_reader(&*rg, index));
                     column
                         .and_then(|column| values_fit(column, &limits))
                         .map_err(|e| problem(&format!("column {}", leaf.path()), &e))?

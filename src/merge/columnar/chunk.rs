@@ -12,6 +12,7 @@ use parquet::data_type::{
 use parquet::errors::ParquetError;
 use parquet::schema::types::{ColumnDescPtr, ColumnDescriptor};
 
+use super::super::checked_pages::{CheckedPages, TooLarge};
 use super::room::Room;
 use super::values::{ByteLists, Plain, as_code};
 use super::{Refusal, hybrid};
@@ -19,7 +20,8 @@ use super::{Refusal, hybrid};
 /// Values decoded at a time where the `parquet` crate does it.
 const BATCH: usize = 16 * 1024;
 
-/// A level, decoded and as a flag, and a code.
+/// A level, decoded and as a flag, and a code. A run of a few bytes stands for any number of rows, and while the pages of a chunk are
+/// put together their rows are there twice.
 const ROW_BYTES: u64 = 9;
 
 /// One column of a row group, row by row.
@@ -72,6 +74,7 @@ pub(super) fn judge(error: ParquetError) -> Refusal {
         ParquetError::General(message) if message.contains("Integer overflow") => Refusal::Unsuited(message.clone()),
         // Codecs speak through this, too; only the system has a number for its errors.
         ParquetError::External(source) if system_says(&**source) => Refusal::Unsuited(error.to_string()),
+        ParquetError::External(source) if source.is::<TooLarge>() => Refusal::Unsuited(source.to_string()),
         // A codec that is not compiled in.
         ParquetError::General(message) if message.contains("Disabled feature") => Refusal::Unsuited(message.clone()),
         _ => Refusal::Damaged(error.to_string()),
@@ -89,9 +92,14 @@ pub(super) fn decode(
     pages: &dyn Fn() -> Result<Box<dyn PageReader>, Refusal>,
     room: &Room<'_>,
 ) -> Result<Chunk, Refusal> {
-    let chunk = match decode_pages(descriptor, rows, pages()?, room)? {
+    room.check(ROW_BYTES.saturating_mul(rows as u64), "of rows of one chunk")?;
+    let checked = || -> Result<Box<dyn PageReader>, Refusal> {
+        let pages = CheckedPages::new(pages()?, descriptor.clone(), rows as u64);
+        Ok(Box::new(pages.within(room.left_bytes())))
+    };
+    let chunk = match decode_pages(descriptor, checked()?, room)? {
         Some(chunk) => chunk,
-        None => decode_generally(descriptor, pages()?, room)?,
+        None => decode_generally(descriptor, checked()?, room)?,
     };
     let values = match &chunk.values {
         ChunkValues::Plain(values) => values,
@@ -127,28 +135,17 @@ struct Collected {
 /// `None`: a page is encoded in another way than these.
 fn decode_pages(
     descriptor: &ColumnDescriptor,
-    most_rows: usize,
     mut pages: Box<dyn PageReader>,
     room: &Room<'_>,
 ) -> Result<Option<Chunk>, Refusal> {
     let mut all = Collected { dictionary: None, codes: Vec::new(), plain: None, valid: None, rows: 0 };
     while let Some(page) = pages.get_next_page().map_err(judge)? {
         room.check_wanted()?;
-        // What a page claims is not believed beyond what the row group can hold: a few bytes can claim billions of values.
-        if !page.is_dictionary_page() && page.num_values() as usize > most_rows - all.rows {
-            return Err(Refusal::Damaged(format!("more values than the {most_rows} rows of the row group")));
-        }
-        // A run of a few bytes stands for any number of rows, of which each takes its level and its code, and while these
-        // are put together twice.
-        room.check(ROW_BYTES * (all.rows as u64 + u64::from(page.num_values())), "of rows of one chunk")?;
         match page {
             Page::DictionaryPage { .. } if all.dictionary.is_some() || all.rows > 0 => {
                 return Err(Refusal::Damaged("a dictionary that is not at the start, or a second one".to_owned()));
             }
             Page::DictionaryPage { buf, num_values, encoding, .. } => {
-                if num_values as usize > buf.len().saturating_mul(8) {
-                    return Err(Refusal::Damaged("a dictionary with fewer values than it says".to_owned()));
-                }
                 if !matches!(encoding, Encoding::PLAIN | Encoding::PLAIN_DICTIONARY) {
                     return Ok(None);
                 }
@@ -422,8 +419,9 @@ fn read_all<T: DataType>(
         if records == 0 {
             break;
         }
-        // Prefixes are stored once and written out for each value.
-        room.check(all.bytes().saturating_mul(2), "of values of one chunk")?;
+        // What stands in a dictionary once is written out for each row.
+        let more = values.iter().map(|value| value.as_bytes().len() as u64).fold(0, u64::saturating_add);
+        room.check(all.bytes().saturating_add(more).saturating_mul(2), "of values of one chunk")?;
         if !nullable {
             for value in &values {
                 push(&mut all, value);

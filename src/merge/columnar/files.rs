@@ -12,8 +12,7 @@ use parquet::schema::types::ColumnDescriptor;
 
 use super::super::schema::Projection;
 use super::chunk::{Chunk, decode, judge};
-use super::claims::{check_claims, check_expansion};
-use super::delta::CheckedPages;
+use super::claims::{check_claims, check_expansion, judge_headers};
 use super::footers::{Footer, Layouts};
 use super::room::Room;
 use super::{Refusal, SourceFile, read_whole};
@@ -82,22 +81,22 @@ impl OpenFile<'_> {
             Source::Memory(bytes) => check_claims(&&bytes[..], &chunk, room),
             Source::Disk(path) => check_claims(&File::open(path).map_err(|e| system(&e))?, &chunk, room),
         };
-        claims.map_err(|refusal| self.of_chunk(refusal, &descriptor, row_group))?;
+        let are_known = claims.map_err(|refusal| self.of_chunk(refusal, &descriptor, row_group))?;
         let pages = || -> Result<Box<dyn PageReader>, Refusal> {
             Ok(match &self.source {
                 Source::Memory(bytes) => {
-                    let pages = SerializedPageReader::new(Arc::clone(bytes), &chunk, rows, None).map_err(judge)?;
-                    Box::new(CheckedPages::new(pages, &descriptor))
+                    Box::new(SerializedPageReader::new(Arc::clone(bytes), &chunk, rows, None).map_err(judge)?)
                 }
                 Source::Disk(path) => {
                     let file = Arc::new(File::open(path).map_err(|e| system(&e))?);
-                    let pages = SerializedPageReader::new(file, &chunk, rows, None).map_err(judge)?;
-                    Box::new(CheckedPages::new(pages, &descriptor))
+                    Box::new(SerializedPageReader::new(file, &chunk, rows, None).map_err(judge)?)
                 }
             })
         };
         // Nothing says yet that the file is sound, and decoders may panic on what is not.
-        let decoded = catch_unwind(AssertUnwindSafe(|| decode(&descriptor, rows, &pages, room)));
+        let decoded = catch_unwind(AssertUnwindSafe(|| {
+            if are_known { decode(&descriptor, rows, &pages, room) } else { Err(judge_headers(pages()?)) }
+        }));
         let decoded = decoded.unwrap_or_else(|_| Err(Refusal::Damaged("the decoder panicked".to_owned())));
         decoded.map(|chunk| Some((chunk, size))).map_err(|refusal| self.of_chunk(refusal, &descriptor, row_group))
     }

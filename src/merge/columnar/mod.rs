@@ -20,7 +20,6 @@
 mod chunk;
 mod claims;
 mod column;
-mod delta;
 mod encode;
 mod files;
 mod footers;

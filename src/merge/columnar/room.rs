@@ -23,6 +23,10 @@ impl<'a> Room<'a> {
         Self { left_bytes: Cell::new(limits.memory_bytes), limits }
     }
 
+    pub(super) fn left_bytes(&self) -> u64 {
+        self.left_bytes.get()
+    }
+
     pub(super) fn check_wanted(&self) -> Result<(), Refusal> {
         if self.limits.cancel.is_cancelled() { Err(MergeError::Cancelled.into()) } else { Ok(()) }
     }

@@ -35,11 +35,69 @@ pub const MUTATIONS: &[Mutation] = &[
     Mutation {
         name: "packed_lengths_uncounted",
         breaks: "no page has more packed lengths than values",
-        file: "src/merge/columnar/delta.rs",
-        edits: &[("if count > u64::from(page.num_values()) {", "if !MUTANT && count > u64::from(page.num_values()) {")],
+        file: "src/merge/checked_pages.rs",
+        edits: &[("if count as u64 > most {", "if !MUTANT && count as u64 > most {")],
         fate: CaughtBy(&[
-            "lib merge::columnar::delta::tests::a_page_may_have_as_many_lengths_as_values_and_fewer_but_not_more",
+            "lib merge::checked_pages::tests::a_page_may_have_as_many_lengths_as_values_and_fewer_but_not_more",
         ]),
+    },
+    Mutation {
+        name: "pages_have_what_values_they_say",
+        breaks: "the pages of a chunk have no more values than it",
+        file: "src/merge/checked_pages.rs",
+        edits: &[(
+            "let left = self.values_left.checked_sub(values);",
+            "let left = self.values_left.checked_sub(if MUTANT { 0 } else { values });",
+        )],
+        fate: CaughtBy(&[
+            "lib merge::checked_pages::tests::a_chunk_has_no_more_values_than_it_says",
+            "lib merge::columnar::chunk::tests::a_page_is_not_believed_to_have_more_rows_than_its_row_group",
+        ]),
+    },
+    Mutation {
+        name: "dictionaries_have_what_entries_they_say",
+        breaks: "a dictionary has no more entries than its bytes can hold",
+        file: "src/merge/checked_pages.rs",
+        edits: &[("if entries > most {", "if !MUTANT && entries > most {")],
+        fate: CaughtBy(&["lib merge::checked_pages::tests::a_dictionary_has_no_more_entries_than_its_bytes_can_hold"]),
+    },
+    Mutation {
+        name: "prefixes_written_out_uncounted",
+        breaks: "what a few bytes of a page become has room before it is decoded",
+        file: "src/merge/checked_pages.rs",
+        edits: &[(".saturating_add(shared)", ".saturating_add(if MUTANT { 0 } else { shared })")],
+        fate: CaughtBy(&[
+            "lib merge::checked_pages::tests::values_that_begin_alike_are_written_out_only_where_there_is_room",
+        ]),
+    },
+    Mutation {
+        name: "texts_of_a_dictionary_written_out_uncounted",
+        breaks: "what stands in a dictionary once has room before it is written out for each row",
+        file: "src/merge/columnar/chunk.rs",
+        edits: &[("all.bytes().saturating_add(more)", "all.bytes().saturating_add(if MUTANT { 0 } else { more })")],
+        fate: CaughtBy(&[
+            "lib merge::columnar::chunk::tests::texts_that_are_written_out_larger_than_there_is_room_for_are_left_to_duckdb",
+        ]),
+    },
+    Mutation {
+        name: "unread_headers_are_believed",
+        breaks: "no page is decoded of whose header nobody knows what it claims",
+        file: "src/merge/columnar/claims.rs",
+        edits: &[("Ok(pages.were_all_seen())", "Ok(MUTANT || pages.were_all_seen())")],
+        fate: CaughtBy(&[
+            "lib merge::columnar::claims::tests::a_header_too_long_to_be_walked_says_nothing_about_its_file",
+            "lib merge::columnar::tests::odd_files::a_file_with_a_page_header_too_long_to_be_walked_is_merged_by_duckdb",
+        ]),
+    },
+    Mutation {
+        name: "any_header_of_a_page_counts",
+        breaks: "the values of a page are those of the header of its type",
+        file: "src/merge/page_headers.rs",
+        edits: &[(
+            "TYPE_DATA_PAGE => (data, Some(0)),",
+            "TYPE_DATA_PAGE => (if MUTANT { data_v2.or(data) } else { data }, Some(0)),",
+        )],
+        fate: CaughtBy(&["lib merge::page_headers::tests::the_header_of_the_pages_own_type_counts"]),
     },
     Mutation {
         name: "refused_schemas_take_room",

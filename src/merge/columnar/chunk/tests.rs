@@ -1,10 +1,8 @@
 //! Chunks put together page by page, as no sound writer would.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 
-use parquet::column::page::PageMetadata;
-use parquet::data_type::Int64Type;
+use parquet::data_type::{ByteArray, ByteArrayType, Int64Type};
 use parquet::encodings::encoding::get_encoder;
 use parquet::schema::parser::parse_message_type;
 use parquet::schema::types::SchemaDescriptor;
@@ -13,39 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::*;
 use crate::merge::MergeError;
 use crate::merge::columnar::Limits;
-
-struct Pages(VecDeque<Page>);
-
-impl Iterator for Pages {
-    type Item = parquet::errors::Result<Page>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        self.get_next_page().transpose()
-    }
-}
-
-impl PageReader for Pages {
-    fn get_next_page(&mut self) -> parquet::errors::Result<Option<Page>> {
-        Ok(self.0.pop_front())
-    }
-
-    fn peek_next_page(&mut self) -> parquet::errors::Result<Option<PageMetadata>> {
-        Ok(self.0.front().map(|page| PageMetadata {
-            num_rows: None,
-            num_levels: Some(page.num_values() as usize),
-            is_dict: page.is_dictionary_page(),
-        }))
-    }
-
-    fn skip_next_page(&mut self) -> parquet::errors::Result<()> {
-        self.0.pop_front();
-        Ok(())
-    }
-
-    fn at_record_boundary(&mut self) -> parquet::errors::Result<bool> {
-        Ok(true)
-    }
-}
+use crate::merge::fixtures::ForgedPages;
 
 /// A column of required 64-bit integers.
 fn column() -> ColumnDescPtr {
@@ -94,7 +60,7 @@ fn delta(values: &[i64]) -> Page {
 
 fn decode_with(rows: usize, pages: &[Page], cancel: &CancellationToken) -> Result<Vec<u64>, Refusal> {
     let limits = Limits { memory_bytes: 1 << 20, cancel };
-    let open = || -> Result<Box<dyn PageReader>, Refusal> { Ok(Box::new(Pages(pages.iter().cloned().collect()))) };
+    let open = || -> Result<Box<dyn PageReader>, Refusal> { Ok(Box::new(ForgedPages::new(pages))) };
     let chunk = decode(&column(), rows, &open, &Room::new(&limits))?;
     match &*chunk.plain() {
         Plain::Word8(values) => Ok(values.clone()),
@@ -134,8 +100,9 @@ fn a_page_is_not_believed_to_have_more_rows_than_its_row_group() {
     // A run of two billion equal codes takes six bytes.
     let run = [8, 0xfe, 0xff, 0xff, 0xff, 0x0f, 0];
     let pages = [dictionary(&[7]), claims(i32::MAX.unsigned_abs(), Encoding::RLE_DICTIONARY, &run)];
-    assert_eq!(damage(3, &pages), "more values than the 3 rows of the row group");
-    assert_eq!(damage(3, &[plain(&[1, 2]), plain(&[3, 4])]), "more values than the 3 rows of the row group");
+    assert!(damage(3, &pages).ends_with("more values than the 3 of its chunk"));
+    assert!(damage(3, &[plain(&[1, 2]), plain(&[3, 4])]).ends_with("more values than the 3 of its chunk"));
+    assert!(damage(3, &[delta(&[1, 2]), delta(&[3, 4])]).ends_with("more values than the 3 of its chunk"));
     assert_eq!(damage(3, &[plain(&[1, 2])]), "2 values in a row group of 3 rows");
     assert_eq!(damage(9, &[claims(9, Encoding::PLAIN, &[0; 71])]), "a page with fewer values than it says");
     assert_eq!(damage(1, &[dictionary(&[7]), codes(&[1])]), "a code beyond its dictionary");
@@ -160,7 +127,7 @@ fn between_two_pages_it_is_looked_whether_the_merge_is_still_wanted() {
         assert!(matches!(refusal, Refusal::Failed(MergeError::Cancelled)), "{refusal:?}");
     }
     let limits = Limits { memory_bytes: 1 << 20, cancel: &cancel };
-    let refusal = decode_generally(&column(), Box::new(Pages(vec![delta(&[1])].into())), &Room::new(&limits));
+    let refusal = decode_generally(&column(), Box::new(ForgedPages::new(&[delta(&[1])])), &Room::new(&limits));
     assert!(matches!(refusal, Err(Refusal::Failed(MergeError::Cancelled))));
 }
 
@@ -177,4 +144,49 @@ fn a_chunk_that_becomes_larger_than_its_pages_is_left_to_duckdb() {
     assert!(written_out.contains("of values of one chunk"), "{written_out}");
     let rows = unsuited(200_000, &[dictionary(&[7]), many.clone(), many]);
     assert!(rows.contains("of rows of one chunk"), "{rows}");
+}
+
+/// The same where the library decodes: texts in a dictionary, and a page that is encoded in another way.
+#[test]
+fn texts_that_are_written_out_larger_than_there_is_room_for_are_left_to_duckdb() {
+    let schema = parse_message_type("message m { required binary v; }").unwrap();
+    let column = SchemaDescriptor::new(Arc::new(schema)).column(0);
+    let text = ByteArray::from(vec![b'a'; 10_000]);
+    let encoded = |encoding: Encoding, values: &[ByteArray]| {
+        let mut encoder = get_encoder::<ByteArrayType>(encoding, &column).unwrap();
+        encoder.put(values).unwrap();
+        encoder.flush_buffer().unwrap()
+    };
+    let dictionary = Page::DictionaryPage {
+        buf: encoded(Encoding::PLAIN, std::slice::from_ref(&text)),
+        num_values: 1,
+        encoding: Encoding::PLAIN,
+        is_sorted: false,
+    };
+    let lengths = encoded(Encoding::DELTA_LENGTH_BYTE_ARRAY, &["b".into()]).to_vec();
+    let decoded = |rows: u32| {
+        let pages = [
+            dictionary.clone(),
+            codes(&vec![0; rows as usize - 1]),
+            data(Encoding::DELTA_LENGTH_BYTE_ARRAY, 1, lengths.clone()),
+        ];
+        let cancel = CancellationToken::new();
+        let limits = Limits { memory_bytes: 1 << 20, cancel: &cancel };
+        let open = || -> Result<Box<dyn PageReader>, Refusal> { Ok(Box::new(ForgedPages::new(&pages))) };
+        decode(&column, rows as usize, &open, &Room::new(&limits)).map(|chunk| chunk.len())
+    };
+    assert!(matches!(decoded(40), Ok(40)));
+    match decoded(10_000) {
+        Err(Refusal::Unsuited(why)) => assert!(why.contains("of values of one chunk"), "{why}"),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// The library asks for memory for all of them, whatever their page says of each.
+#[test]
+fn more_rows_than_there_is_room_for_are_not_decoded_at_all() {
+    match decoded(i32::MAX as usize, &[]) {
+        Err(Refusal::Unsuited(why)) => assert!(why.contains("of rows of one chunk"), "{why}"),
+        other => panic!("{other:?}"),
+    }
 }

@@ -4,7 +4,7 @@
 use std::num::NonZeroUsize;
 
 use super::*;
-use crate::merge::fixtures::set_in_page_header;
+use crate::merge::fixtures::{set_in_page_header, with_unknown_page_field};
 use crate::merge::{MergeLimits, MergeOutcome, MergeRequest, ProgressSink, duckdb as engine, testing};
 
 /// Numbers in the header of a data page of version 2, by their place in Parquet's definition.
@@ -108,5 +108,26 @@ fn numbers_in_a_page_header_that_contradict_the_footer_or_the_page_cost_the_file
         for number in [-1, 63] {
             check(field, number, false);
         }
+    }
+}
+
+/// Nobody has looked at what such a page claims, so none of it is decoded here.
+#[test]
+fn a_file_with_a_page_header_too_long_to_be_walked_is_merged_by_duckdb() {
+    let mut sound = Inputs::new();
+    sound.columns(&[("time", times(0, ROWS))]);
+    let sound = std::fs::read(&sound.inputs[0].path).unwrap();
+    for (field_bytes, is_merged_here) in [(1000, true), (1 << 21, false)] {
+        let mut inputs = Inputs::new();
+        inputs.bytes(&sound);
+        inputs.bytes(&with_unknown_page_field(&sound, field_bytes));
+        match merge_all(&inputs, Range::Everything, &options(100)) {
+            Ok((rows, _)) if is_merged_here => assert_eq!(rows, 2 * ROWS as u64),
+            Err(Refusal::Unsuited(why)) if !is_merged_here => assert!(why.contains("page headers"), "{why}"),
+            other => panic!("{other:?}"),
+        }
+        let (outcome, rows) = merged(&inputs, Verify::Content);
+        assert!(outcome.set_aside.is_empty(), "{:?}", outcome.set_aside);
+        assert_eq!(rows.num_rows(), 2 * ROWS);
     }
 }
